@@ -1,0 +1,38 @@
+# The only door: people and .ci/run use the same targets. `make help` lists them.
+
+CARGO ?= cargo
+# Programs that people run are built as they are shipped; tests use the quick profile.
+RELEASE_PACKAGES = -p weft-proxy -p weft-control -p weft
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test test-peers lint bench image fuzz
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build the three programs into target/release
+	$(CARGO) build --locked --release $(RELEASE_PACKAGES)
+
+demo: ## Show a small mesh at work on this machine (no privileges needed)
+	$(CARGO) build --locked $(RELEASE_PACKAGES)
+	@$${CARGO_TARGET_DIR:-target}/debug/weft demo $(DEMO_ARGUMENTS)
+
+test: ## Run all tests that need Rust alone
+	$(CARGO) test --locked --workspace
+
+test-peers: ## Run the tests against foreign clients (tests/peers/install.sh puts them in place)
+	$(CARGO) test --locked -p weft-tests --features peers --test peers_clients
+
+lint: ## Check formatting and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets --features weft-tests/peers -- -D warnings
+
+bench: ## Measure against peers (benches/install-peers.sh puts them in place)
+	$(CARGO) build --locked --release $(RELEASE_PACKAGES) -p weft-benches
+	$${CARGO_TARGET_DIR:-target}/release/weft-bench run $(BENCH_ARGUMENTS)
+
+image: ## Build the container image
+	docker build --tag weft:latest .
+
+fuzz: ## Run each fuzz target for FUZZ_SECONDS (needs cargo-fuzz and a nightly toolchain)
+	@fuzz/run $(or $(FUZZ_SECONDS),60)

@@ -1,0 +1,262 @@
+//! A pair of Envoy proxies doing a sidecar's job: mTLS with SPIFFE identities checked by both sides, an RBAC rule on
+//! identity, method and path, retries armed, statistics on. Its best settings otherwise: no access log, no request
+//! ids, no added headers, one worker; so the figure flatters it beside a real mesh, which adds telemetry filters.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use super::{Contender, Missing, Role, Running, Setting, in_path, peers_directory, start_member};
+use crate::{
+    certificates::{CLIENT_ID, Leaf, SERVER_ID, SERVER_NAME},
+    process::{free_port, write_private},
+};
+
+const LOOPBACK: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+pub(super) struct Envoy {
+    name: &'static str,
+    job: &'static str,
+    between: Wire,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Wire {
+    Http1,
+    Http2,
+}
+
+// === impl Envoy ===
+
+impl Envoy {
+    pub(super) fn over_http1() -> Self {
+        let job = "mTLS (SPIFFE), RBAC, retries armed, stats; HTTP/1.1 between";
+        Self { name: "envoy-h1", job, between: Wire::Http1 }
+    }
+
+    pub(super) fn over_http2() -> Self {
+        let job = "mTLS (SPIFFE), RBAC, retries armed, stats; HTTP/2 between";
+        Self { name: "envoy-h2", job, between: Wire::Http2 }
+    }
+}
+
+impl Contender for Envoy {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn job(&self) -> &'static str {
+        self.job
+    }
+
+    fn missing(&self) -> Option<Missing> {
+        let what = "no Envoy in $WEFT_BENCH_ENVOY, PATH or target/peers".to_owned();
+        program().is_none().then_some(Missing { what, install: "benches/install-peers.sh envoy" })
+    }
+
+    fn start(&self, setting: &Setting<'_>) -> Result<Running> {
+        let program = program().context("Envoy is missing")?;
+        let (outbound, inbound) = (free_port(LOOPBACK)?, free_port(LOOPBACK)?);
+        let start = |role, side: &str, resources: Value| {
+            let admin = free_port(LOOPBACK)?;
+            let file = setting.directory.join(format!("{side}.json"));
+            let configuration = json!({
+                "node": { "id": side, "cluster": side },
+                "admin": { "address": address(admin) },
+                "static_resources": resources,
+            });
+            write_private(&file, &serde_json::to_string_pretty(&configuration)?)?;
+            let mut command = Command::new(&program);
+            command.arg("-c").arg(&file).args(["--concurrency", "1", "--disable-hot-restart", "-l", "warn"]);
+            start_member(role, &format!("envoy-{side}"), setting.directory, &mut command, admin, "/ready")
+        };
+        let certificates = setting.certificates;
+        let server = start(
+            Role::ServerProxy,
+            "server",
+            json!({
+                "listeners": [listener(
+                    inbound,
+                    &json!([rbac(), router()]),
+                    &json!({ "cluster": "application", "timeout": "15s" }),
+                    Some(&self.accept(&certificates.server, &certificates.authority)),
+                )],
+                "clusters": [cluster("application", setting.application, Wire::Http1, None)],
+            }),
+        )?;
+        let retry = json!({
+            "retry_on": "connect-failure,refused-stream,unavailable,cancelled,reset-before-request",
+            "num_retries": 2,
+        });
+        let client = start(
+            Role::ClientProxy,
+            "client",
+            json!({
+                "listeners": [listener(
+                    outbound,
+                    &json!([router()]),
+                    &json!({ "cluster": "catalog", "timeout": "15s", "retry_policy": retry }),
+                    None,
+                )],
+                "clusters": [cluster(
+                    "catalog",
+                    inbound,
+                    self.between,
+                    Some(&connect(&certificates.client, &certificates.authority)),
+                )],
+            }),
+        )?;
+        Ok(Running {
+            target: outbound,
+            http2_target: outbound,
+            host: SERVER_NAME.to_owned(),
+            members: vec![client, server],
+            inbound: Some(inbound),
+            authorizes: true,
+            policy: None,
+            configuration: vec![
+                version(&program),
+                "--concurrency 1, access log off, request ids off, stats on".to_owned(),
+                "RBAC: principal, method, path prefix; 2 retries armed; LEAST_REQUEST; TLS 1.3".to_owned(),
+            ],
+        })
+    }
+}
+
+impl Envoy {
+    fn accept(&self, leaf: &Leaf, authority: &Path) -> Value {
+        let protocols = match self.between {
+            Wire::Http1 => json!(["http/1.1"]),
+            Wire::Http2 => json!(["h2"]),
+        };
+        let mut common = tls(leaf, authority, None);
+        common["alpn_protocols"] = protocols;
+        transport_socket(&json!({
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "require_client_certificate": true,
+            "common_tls_context": common,
+        }))
+    }
+}
+
+/// Where Envoy is: told, installed, or put into target/peers by the script.
+fn program() -> Option<PathBuf> {
+    if let Some(told) = std::env::var_os("WEFT_BENCH_ENVOY") {
+        return Some(PathBuf::from(told));
+    }
+    in_path("envoy").or_else(|| {
+        let libraries = peers_directory()?.join("venv/lib");
+        let versions = std::fs::read_dir(libraries).ok()?;
+        versions
+            .filter_map(|version| Some(version.ok()?.path().join("site-packages/envoy/_bin/envoy")))
+            .find(|candidate| candidate.is_file())
+    })
+}
+
+fn version(program: &Path) -> String {
+    let output = Command::new(program).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    // "envoy  version: HASH/1.40.0/Clean/RELEASE/BoringSSL"
+    let version = text.lines().find_map(|line| line.split("version:").nth(1)).unwrap_or(" unknown");
+    format!("Envoy {}", version.trim().split('/').skip(1).collect::<Vec<_>>().join(" "))
+}
+
+fn address(socket: std::net::SocketAddr) -> Value {
+    json!({ "socket_address": { "address": socket.ip().to_string(), "port_value": socket.port() } })
+}
+
+fn tls(leaf: &Leaf, authority: &Path, identity: Option<&str>) -> Value {
+    let mut validation = json!({ "trusted_ca": { "filename": authority } });
+    if let Some(identity) = identity {
+        validation["match_typed_subject_alt_names"] =
+            json!([{ "san_type": "URI", "matcher": { "exact": identity } }]);
+    }
+    json!({
+        "tls_params": { "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" },
+        "tls_certificates": [{
+            "certificate_chain": { "filename": leaf.certificate },
+            "private_key": { "filename": leaf.key },
+        }],
+        "validation_context": validation,
+    })
+}
+
+fn connect(leaf: &Leaf, authority: &Path) -> Value {
+    transport_socket(&json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "sni": SERVER_NAME,
+        "common_tls_context": tls(leaf, authority, Some(SERVER_ID)),
+    }))
+}
+
+fn transport_socket(context: &Value) -> Value {
+    json!({ "name": "tls", "typed_config": context })
+}
+
+fn router() -> Value {
+    json!({ "name": "router", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
+        "suppress_envoy_headers": true,
+    }})
+}
+
+fn rbac() -> Value {
+    json!({ "name": "rbac", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+        "rules": { "action": "ALLOW", "policies": { "front-reads-items": {
+            "permissions": [{ "and_rules": { "rules": [
+                { "header": { "name": ":method", "string_match": { "exact": "GET" } } },
+                { "url_path": { "path": { "prefix": "/items/" } } },
+            ]}}],
+            "principals": [{ "authenticated": { "principal_name": { "exact": CLIENT_ID } } }],
+        }}},
+    }})
+}
+
+fn listener(at: std::net::SocketAddr, filters: &Value, route: &Value, transport: Option<&Value>) -> Value {
+    let manager = json!({ "name": "http", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "bench",
+        "generate_request_id": false,
+        "server_header_transformation": "PASS_THROUGH",
+        "route_config": { "virtual_hosts": [{
+            "name": "all",
+            "domains": ["*"],
+            "routes": [{ "match": { "prefix": "/" }, "route": route }],
+        }]},
+        "http_filters": filters,
+    }});
+    let mut chain = json!({ "filters": [manager] });
+    if let Some(transport) = transport {
+        chain["transport_socket"] = transport.clone();
+    }
+    json!({ "name": "in", "address": address(at), "filter_chains": [chain] })
+}
+
+fn cluster(name: &str, at: std::net::SocketAddr, wire: Wire, transport: Option<&Value>) -> Value {
+    let protocol = match wire {
+        Wire::Http1 => json!({ "http_protocol_options": {} }),
+        Wire::Http2 => json!({ "http2_protocol_options": {} }),
+    };
+    let mut cluster = json!({
+        "name": name,
+        "type": "STATIC",
+        "lb_policy": "LEAST_REQUEST",
+        "connect_timeout": "5s",
+        "load_assignment": { "cluster_name": name, "endpoints": [{
+            "lb_endpoints": [{ "endpoint": { "address": address(at) } }],
+        }]},
+        "typed_extension_protocol_options": { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": protocol,
+        }},
+    });
+    if let Some(transport) = transport {
+        cluster["transport_socket"] = transport.clone();
+    }
+    cluster
+}

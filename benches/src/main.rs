@@ -1,0 +1,63 @@
+//! `weft-bench`: a mesh hop measured side by side with other proxies.
+//!
+//! One binary in three roles, each its own process so that no role's CPU is charged to another:
+//! `run` owns the contenders and reads their counters, `serve` is the application, `load` is the client.
+//! It starts release binaries as processes and knows nothing of their insides.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod certificates;
+mod contender;
+mod counters;
+mod facts;
+mod histogram;
+mod http1;
+mod load;
+mod machine;
+mod measure;
+mod process;
+mod report;
+mod run;
+mod scenario;
+mod serve;
+
+#[derive(Parser)]
+#[command(name = "weft-bench", about = "Measures a mesh hop side by side with other proxies")]
+struct Arguments {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// Measure contenders in interleaved rounds
+    Run(run::Options),
+    /// List the contenders and say how to install the missing ones
+    List,
+    /// Be the application behind the proxies (started by `run`)
+    Serve(serve::Options),
+    /// Be the client before the proxies (started by `run`)
+    Load(load::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().role {
+        Role::Run(options) => run::run(&options),
+        Role::List => {
+            report::contenders(&contender::all());
+            Ok(true)
+        }
+        Role::Serve(options) => serve::serve(&options).map(|()| true),
+        Role::Load(options) => load::load(&options).map(|()| true),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            report::failure(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

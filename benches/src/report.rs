@@ -1,0 +1,173 @@
+//! Everything that is printed: progress and complaints on standard error, results on standard output, as a table for
+//! people or as JSON for programs. Figures are medians with least and greatest; failed rounds are named, not averaged.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the program's output")]
+
+use anyhow::Result;
+
+use crate::{
+    contender::{Contender, Role},
+    measure::{Round, Spread},
+    run::{ContenderOutcome, Outcome, Output, ScenarioOutcome, Skipped},
+    scenario::Scenario,
+};
+
+/// The contender that ratios are given to.
+const REFERENCE: &str = "envoy-h2";
+
+/// With more of the machine taken by others than this in the median round, figures are called noisy.
+const NOISE_SHARE: f64 = 0.05;
+
+pub(crate) fn failure(error: &anyhow::Error) {
+    eprintln!("weft-bench: {error:#}");
+}
+
+pub(crate) fn skipped(skipped: &Skipped) {
+    eprintln!("SKIPPED {}: {}; to install it: {}", skipped.name, skipped.reason, skipped.install);
+}
+
+pub(crate) fn round_failed(scenario: &Scenario, contender: &str, failure: &str) {
+    eprintln!("FAILED {contender} in {scenario}: {failure}");
+}
+
+pub(crate) fn contenders(all: &[Box<dyn Contender>]) {
+    for contender in all {
+        let state = contender.missing().map_or_else(
+            || "available".to_owned(),
+            |missing| format!("missing: {}; to install it: {}", missing.what, missing.install),
+        );
+        println!("{:10} {}\n{:10} {state}", contender.name(), contender.job(), "");
+    }
+}
+
+/// What is about to run, on standard error: with `--output json` standard output is one JSON document.
+pub(crate) fn configuration(outcome: &Outcome) {
+    let machine = &outcome.machine;
+    eprintln!(
+        "machine: {} · {} cores · Linux {} · load average {}",
+        machine.processor, machine.cores, machine.kernel, machine.load_average
+    );
+    eprintln!(
+        "rounds: {}, interleaved, {} ms each after {} ms of warm-up; GET over HTTP/1.1 unless the scenario says h2c",
+        outcome.rounds, outcome.timing.window_milliseconds, outcome.timing.warmup_milliseconds
+    );
+    for contender in &outcome.contenders {
+        eprintln!("{}: {}", contender.name, contender.job);
+        for line in &contender.configuration {
+            eprintln!("    {line}");
+        }
+    }
+}
+
+pub(crate) fn scenario(outcome: &ScenarioOutcome, output: Output) {
+    if output == Output::Json {
+        eprintln!("measured {}", outcome.scenario);
+        return;
+    }
+    println!("\n{}", outcome.scenario);
+    println!(
+        "| contender | requests/s | CPU µs/request: client-side | server-side | pair (min–max) | ÷ {REFERENCE} | wake-ups/request | p50 ms | p99 ms | p99.9 ms | application µs | others |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
+    let reference = outcome.contenders.iter().find(|contender| contender.name == REFERENCE);
+    for contender in &outcome.contenders {
+        println!("{}", row(contender, reference));
+    }
+}
+
+fn row(contender: &ContenderOutcome, reference: Option<&ContenderOutcome>) -> String {
+    let failed = match contender.failures.len() {
+        0 => String::new(),
+        failed => format!(" ({failed} rounds FAILED)"),
+    };
+    let spread = |figure: &dyn Fn(&Round) -> f64| Spread::of(contender.rounds.iter().map(figure));
+    let median = |figure: &dyn Fn(&Round) -> f64, decimals: usize| {
+        spread(figure).map_or_else(|| "–".to_owned(), |spread| format!("{:.decimals$}", spread.median))
+    };
+    let role = |role: Role| {
+        let values = contender.rounds.iter().filter_map(|round| round.of_role(role));
+        Spread::of(values.map(|usage| usage.cpu_microseconds))
+            .map_or_else(|| "–".to_owned(), |spread| format!("{:.1}", spread.median))
+    };
+    let has_proxies = contender.rounds.iter().any(|round| round.pair.cpu_microseconds > 0.0);
+    let (pair, wakeups) = if has_proxies {
+        let pair = spread(&|round| round.pair.cpu_microseconds).map_or_else(
+            || "–".to_owned(),
+            |pair| format!("**{:.1}** ({:.1}–{:.1})", pair.median, pair.min, pair.max),
+        );
+        (pair, median(&|round| round.pair.wakeups, 2))
+    } else {
+        ("–".to_owned(), "–".to_owned())
+    };
+    let ratio = reference.filter(|_| has_proxies).and_then(|reference| ratio(contender, reference));
+    let others = spread(&|round| round.others_share).map_or_else(
+        || "–".to_owned(),
+        |share| {
+            format!("{:.0} %{}", share.median * 100.0, if share.median > NOISE_SHARE { " noisy" } else { "" })
+        },
+    );
+    let milliseconds = |nanoseconds: u64| nanoseconds as f64 / 1e6;
+    [
+        format!("| {}{failed}", contender.name),
+        median(&Round::requests_per_second, 0),
+        role(Role::ClientProxy),
+        role(Role::ServerProxy),
+        pair,
+        ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}")),
+        wakeups,
+        median(&|round| milliseconds(round.load.latency_nanoseconds.p50), 2),
+        median(&|round| milliseconds(round.load.latency_nanoseconds.p99), 2),
+        median(&|round| milliseconds(round.load.latency_nanoseconds.p999), 2),
+        median(&|round| round.application.cpu_microseconds, 1),
+        format!("{others} |"),
+    ]
+    .join(" | ")
+}
+
+/// The median of the rounds' ratios: neighbours in time were disturbed alike. Only where all rounds succeeded.
+fn ratio(contender: &ContenderOutcome, reference: &ContenderOutcome) -> Option<f64> {
+    if !contender.failures.is_empty() || !reference.failures.is_empty() {
+        return None;
+    }
+    let pairs = contender.rounds.iter().zip(&reference.rounds);
+    Spread::of(pairs.map(|(mine, theirs)| mine.pair.cpu_microseconds / theirs.pair.cpu_microseconds))
+        .map(|spread| spread.median)
+}
+
+pub(crate) fn end(outcome: &Outcome, output: Output) -> Result<()> {
+    if output == Output::Json {
+        println!("{}", serde_json::to_string_pretty(outcome)?);
+        return Ok(());
+    }
+    println!("\n| process | start to ready ms (min–max) | RSS idle MB | RSS after MB |\n|---|---|---|---|");
+    let megabytes = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
+    for member in outcome
+        .contenders
+        .iter()
+        .flat_map(|contender| contender.facts.members.iter().map(move |member| (contender.name, member)))
+    {
+        let (contender, member) = member;
+        println!(
+            "| {contender}: {} | {} | {} | {} |",
+            member.name,
+            Spread::of(member.ready_milliseconds.iter().copied()).map_or_else(
+                || "–".to_owned(),
+                |ready| format!("{:.0} ({:.0}–{:.0})", ready.median, ready.min, ready.max)
+            ),
+            megabytes(member.resident_idle_bytes),
+            member.resident_after_bytes.map_or_else(|| "–".to_owned(), megabytes),
+        );
+    }
+    for contender in &outcome.contenders {
+        if let Some(edit) = Spread::of(contender.facts.policy_edit_milliseconds.iter().copied()) {
+            let edits = contender.facts.policy_edit_milliseconds.len();
+            println!(
+                "\n{}: policy edit to enforcement {:.0} ms ({:.0}–{:.0}, {edits} edits)",
+                contender.name, edit.median, edit.min, edit.max
+            );
+        }
+    }
+    for skipped in &outcome.skipped {
+        println!("\nskipped {}: {}; to install it: {}", skipped.name, skipped.reason, skipped.install);
+    }
+    Ok(())
+}

@@ -1,0 +1,378 @@
+//! The demo's mesh: real processes on loopback, in one temporary directory, ended by their own ids
+//! when this is dropped.
+//!
+//! Each workload has a loopback address of its own, as a pod has; so every proxy uses the usual
+//! ports. The whole 127.0.x.y plan moves to another 127.n.x.y when somebody else is there already.
+
+use super::app;
+use super::http;
+use anyhow::{Context, bail};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use weft_config::SourceFile;
+
+/// The example, built in so that the installed command works anywhere.
+const POLICIES: [(&str, &str); 5] = [
+    ("mesh.yaml", include_str!("../../../examples/shop/mesh.yaml")),
+    ("services.yaml", include_str!("../../../examples/shop/services.yaml")),
+    ("workloads.yaml", include_str!("../../../examples/shop/workloads.yaml")),
+    ("routes.yaml", include_str!("../../../examples/shop/routes.yaml")),
+    ("authorization.yaml", include_str!("../../../examples/shop/authorization.yaml")),
+];
+
+/// How the example writes its loopback addresses.
+const EXAMPLE_NETWORK: &str = "127.0.";
+
+/// The application's own port, behind the proxy's.
+const APPLICATION_PORT: u16 = 3000;
+
+/// Longest wait for a process to be ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How often readiness is asked for.
+const READY_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The running mesh.
+#[derive(Debug)]
+pub(crate) struct Mesh {
+    // Dropped in this order: processes first, then what they use.
+    workloads: BTreeMap<String, Workload>,
+    control: Process,
+    control_admin: SocketAddr,
+    directory: tempfile::TempDir,
+    programs: Programs,
+}
+
+/// One workload: an application and its proxy.
+#[derive(Debug)]
+pub(crate) struct Workload {
+    pub(crate) uid: String,
+    pub(crate) identity: String,
+    pub(crate) outbound: SocketAddr,
+    pub(crate) inbound: Option<SocketAddr>,
+    pub(crate) application: SocketAddr,
+    pub(crate) metrics: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    version: String,
+    directory: PathBuf,
+    proxy: Option<Process>,
+    server: Option<Process>,
+}
+
+/// A child that ends with its owner.
+#[derive(Debug)]
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The programs that are started.
+#[derive(Debug)]
+struct Programs {
+    own: PathBuf,
+    control: PathBuf,
+    proxy: PathBuf,
+}
+
+impl Programs {
+    fn find() -> anyhow::Result<Self> {
+        let own = std::env::current_exe().context("finding this program")?;
+        let find = |name: &str| {
+            let beside = own.with_file_name(name);
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let mut candidates = std::iter::once(beside)
+                .chain(std::env::split_paths(&path).map(|directory| directory.join(name)));
+            candidates
+                .find(|candidate| candidate.is_file())
+                .with_context(|| format!("{name} is neither beside {} nor on the PATH", own.display()))
+        };
+        Ok(Self { control: find("weft-control")?, proxy: find("weft-proxy")?, own })
+    }
+}
+
+impl Mesh {
+    /// Starts everything and waits until every proxy is ready.
+    pub(crate) async fn start() -> anyhow::Result<Self> {
+        let programs = Programs::find()?;
+        let directory = tempfile::Builder::new().prefix("weft-demo-").tempdir()?;
+        let (network, plan) = Plan::choose()?;
+        let policies = directory.path().join("policies");
+        fs::create_dir(&policies)?;
+        for file in &plan.files {
+            fs::write(policies.join(&file.name), &file.text)?;
+        }
+        let address = |port| SocketAddr::from((Ipv4Addr::new(127, network, 0, 1), port));
+        let (listen, control_admin) = (address(15010), address(15014));
+        let state = directory.path().join("state");
+        let mut command = Command::new(&programs.control);
+        command.arg("--policies").arg(&policies).arg("--state").arg(&state);
+        command.args(["--listen", &listen.to_string(), "--admin-listen", &control_admin.to_string()]);
+        let control = spawn(command, directory.path(), "weft-control")?;
+        let mut mesh = Self { workloads: BTreeMap::new(), control, control_admin, directory, programs };
+        mesh.ready("weft-control", control_admin, "weft-control.log").await?;
+        for workload in &plan.workloads {
+            let running = mesh.prepare(workload, listen)?;
+            mesh.workloads.insert(running.uid.clone(), running);
+        }
+        let uids: Vec<_> = mesh.workloads.keys().cloned().collect();
+        for uid in &uids {
+            mesh.launch(uid)?;
+        }
+        for uid in &uids {
+            mesh.wait_ready(uid).await?;
+        }
+        Ok(mesh)
+    }
+
+    /// A workload of the example.
+    pub(crate) fn workload(&self, uid: &str) -> anyhow::Result<&Workload> {
+        self.workloads.get(uid).with_context(|| format!("the example has no workload {uid}"))
+    }
+
+    /// All workloads by UID.
+    pub(crate) fn workloads(&self) -> impl Iterator<Item = &Workload> {
+        self.workloads.values()
+    }
+
+    /// How many processes run.
+    pub(crate) fn processes(&self) -> usize {
+        let of = |workload: &Workload| {
+            usize::from(workload.proxy.is_some()) + usize::from(workload.server.is_some())
+        };
+        1 + self.workloads.values().map(of).sum::<usize>()
+    }
+
+    /// The policy directory.
+    pub(crate) fn policies(&self) -> PathBuf {
+        self.directory.path().join("policies")
+    }
+
+    /// Where the control API's metrics and status are.
+    pub(crate) fn control_admin(&self) -> SocketAddr {
+        self.control_admin
+    }
+
+    /// The control API's process id.
+    pub(crate) fn control_id(&self) -> u32 {
+        self.control.0.id()
+    }
+
+    /// Replaces a policy file in one step, as an editor or `kubectl` does.
+    pub(crate) fn write_policy(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        let directory = self.policies();
+        let temporary = directory.join(format!(".{name}.new"));
+        fs::write(&temporary, text)?;
+        fs::rename(&temporary, directory.join(name))?;
+        Ok(())
+    }
+
+    /// Kills a workload as a crash would: its proxy, and the application too unless it is kept.
+    pub(crate) fn kill(&mut self, uid: &str, application_too: bool) -> anyhow::Result<()> {
+        let workload = self.workloads.get_mut(uid).with_context(|| format!("no workload {uid}"))?;
+        workload.proxy = None;
+        if application_too {
+            workload.server = None;
+        }
+        Ok(())
+    }
+
+    /// Starts what is not running of a workload and waits until it is ready.
+    pub(crate) async fn restart(&mut self, uid: &str) -> anyhow::Result<()> {
+        self.launch(uid)?;
+        self.wait_ready(uid).await
+    }
+
+    /// The access log of a workload's proxy.
+    pub(crate) fn access_log(&self, uid: &str) -> anyhow::Result<Vec<serde_json::Value>> {
+        let text = fs::read_to_string(self.workload(uid)?.directory.join("weft-proxy.out"))?;
+        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+
+    /// Writes a workload's settings and token.
+    fn prepare(&self, plan: &PlannedWorkload, control: SocketAddr) -> anyhow::Result<Workload> {
+        let directory = self.directory.path().join(plan.uid.replace('/', "."));
+        fs::create_dir(&directory)?;
+        let state = self.directory.path().join("state");
+        let output = Command::new(&self.programs.control)
+            .args(["token", "--workload", &plan.uid, "--state"])
+            .arg(&state)
+            .output()?;
+        if !output.status.success() {
+            bail!("weft-control token: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        let token = directory.join("token");
+        fs::write(&token, &output.stdout)?;
+        fs::set_permissions(&token, fs::Permissions::from_mode(0o600))?;
+        let at = |port| SocketAddr::new(plan.address, port);
+        let workload = Workload {
+            uid: plan.uid.clone(),
+            identity: plan.identity.clone(),
+            outbound: at(15001),
+            inbound: plan.port.map(at),
+            application: at(APPLICATION_PORT),
+            metrics: at(15020),
+            admin: at(15000),
+            version: plan.version.clone(),
+            proxy: None,
+            server: None,
+            directory,
+        };
+        let mut text = format!(
+            "workload: {}\ncontrol:\n  address: {control}\n  roots: {}\n  token: {}\noutbound: {{ listen: \"{}\" \
+             }}\nmetrics: {{ listen: \"{}\" }}\nadmin: {{ listen: \"{}\" }}\nstate: {}\nworkers: 1\n",
+            workload.uid,
+            state.join("roots.pem").display(),
+            token.display(),
+            workload.outbound,
+            workload.metrics,
+            workload.admin,
+            workload.directory.join("state").display(),
+        );
+        if let Some(inbound) = workload.inbound {
+            text += &format!(
+                "inbound:\n  - {{ listen: \"{inbound}\", application: \"{}\" }}\n",
+                workload.application
+            );
+        }
+        fs::write(workload.directory.join("proxy.yaml"), text)?;
+        Ok(workload)
+    }
+
+    /// Starts what is not running of a workload.
+    fn launch(&mut self, uid: &str) -> anyhow::Result<()> {
+        let programs = &self.programs;
+        let workload = self.workloads.get_mut(uid).with_context(|| format!("no workload {uid}"))?;
+        if workload.server.is_none() && workload.inbound.is_some() {
+            let mut command = Command::new(&programs.own);
+            let name = uid.split('/').next_back().unwrap_or(uid);
+            let listen = workload.application.to_string();
+            command.args([
+                app::SUBCOMMAND,
+                "--name",
+                name,
+                "--version",
+                &workload.version,
+                "--listen",
+                &listen,
+            ]);
+            workload.server = Some(spawn(command, &workload.directory, "application")?);
+        }
+        if workload.proxy.is_none() {
+            let mut command = Command::new(&programs.proxy);
+            command.arg("--config").arg(workload.directory.join("proxy.yaml"));
+            workload.proxy = Some(spawn(command, &workload.directory, "weft-proxy")?);
+        }
+        Ok(())
+    }
+
+    async fn wait_ready(&self, uid: &str) -> anyhow::Result<()> {
+        let workload = self.workload(uid)?;
+        if workload.inbound.is_some() {
+            self.ready(uid, workload.application, &format!("{}/application.log", uid.replace('/', ".")))
+                .await?;
+        }
+        self.ready(uid, workload.metrics, &format!("{}/weft-proxy.log", uid.replace('/', "."))).await
+    }
+
+    /// Waits until `/ready` answers 200; else shows the end of the log.
+    async fn ready(&self, name: &str, address: SocketAddr, log: &str) -> anyhow::Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < READY_TIMEOUT {
+            if http::fetch(address, "/ready").await.is_ok_and(|response| response.status == 200) {
+                return Ok(());
+            }
+            tokio::time::sleep(READY_INTERVAL).await;
+        }
+        let text = fs::read_to_string(self.directory.path().join(log)).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        let end = lines[lines.len().saturating_sub(10)..].join("\n");
+        bail!("{name} is not ready after {READY_TIMEOUT:?}; the end of its log:\n{end}")
+    }
+}
+
+fn spawn(mut command: Command, directory: &Path, name: &str) -> anyhow::Result<Process> {
+    let open = |extension: &str| {
+        File::options().create(true).append(true).open(directory.join(format!("{name}.{extension}")))
+    };
+    command.stdin(Stdio::null()).stdout(open("out")?).stderr(open("log")?);
+    // A Ctrl-C goes to the whole terminal; the children are ended by the demo, in its order.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    Ok(Process(command.spawn().with_context(|| format!("starting {name}"))?))
+}
+
+/// Which workloads there are and where, as the example says.
+struct Plan {
+    files: Vec<SourceFile>,
+    workloads: Vec<PlannedWorkload>,
+}
+
+struct PlannedWorkload {
+    uid: String,
+    identity: String,
+    address: IpAddr,
+    port: Option<u16>,
+    version: String,
+}
+
+impl Plan {
+    /// The example on a loopback network where all its ports are free.
+    fn choose() -> anyhow::Result<(u8, Self)> {
+        for network in 0..=254 {
+            let plan = Self::on(network)?;
+            if plan.is_free(network) {
+                return Ok((network, plan));
+            }
+        }
+        bail!("no loopback network has all the ports free that the demo needs")
+    }
+
+    fn on(network: u8) -> anyhow::Result<Self> {
+        let moved = format!("127.{network}.");
+        let files: Vec<_> = POLICIES
+            .iter()
+            .map(|(name, text)| SourceFile {
+                name: (*name).to_owned(),
+                text: text.replace(EXAMPLE_NETWORK, &moved),
+            })
+            .collect();
+        let compilation = weft_config::compile(&files);
+        if compilation.has_errors() {
+            bail!("{}", weft_config::render(&compilation.diagnostics, &files, false));
+        }
+        let planned = |workload: &weft_model::workload::Workload| {
+            Some(PlannedWorkload {
+                uid: workload.uid.as_str().to_owned(),
+                identity: workload.identity().to_string(),
+                address: *workload.addresses.first()?,
+                port: workload.ports.first().map(|port| port.port),
+                version: workload.description.version.to_string(),
+            })
+        };
+        let workloads =
+            compilation.mesh.workloads.values().filter_map(|workload| planned(workload)).collect();
+        Ok(Self { files, workloads })
+    }
+
+    fn is_free(&self, network: u8) -> bool {
+        let mut needed = BTreeSet::new();
+        for workload in &self.workloads {
+            let ports = [15000, 15001, 15020, APPLICATION_PORT];
+            needed.extend(
+                ports.into_iter().chain(workload.port).map(|port| SocketAddr::new(workload.address, port)),
+            );
+        }
+        let control = IpAddr::from([127, network, 0, 1]);
+        needed.extend([15010, 15014].map(|port| SocketAddr::new(control, port)));
+        needed.into_iter().all(|address| TcpListener::bind(address).is_ok())
+    }
+}

@@ -1,0 +1,38 @@
+//! `weft`: the command line.
+//!
+//! Each subcommand lives in its own module and says its own exit code; what is shared is in the
+//! library crates, so that the command judges exactly as the control API and the proxies do.
+
+#![forbid(unsafe_code)]
+
+mod check;
+mod demo;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, about = "Weft, a service mesh", arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Compile the policies of a directory and say what is wrong with them
+    Check(check::Arguments),
+    /// Start a small mesh on this machine and show it at work
+    Demo(demo::Arguments),
+    /// One application of the demo
+    #[command(name = demo::app::SUBCOMMAND, hide = true)]
+    DemoApp(demo::app::Arguments),
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::DemoApp(arguments) => demo::app::run(&arguments),
+    }
+}

@@ -1,0 +1,157 @@
+//! AuthorizationPolicies: which workloads each binds, and whether it can hold there.
+
+use super::population::Population;
+use super::principals::{OWN, expand, is_own};
+use super::services::Services;
+use crate::report::Report;
+use crate::schema::authorization_policy::{AuthorizationPolicy, Rule};
+use crate::schema::selector::Target;
+use crate::schema::{Document, Documents};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use weft_model::authorization::{Action, Authorization};
+use weft_model::mesh::MeshConfig;
+use weft_model::names::ResourceName;
+use weft_model::service::Protocol;
+
+/// Binds all policies. Those with errors are named by their workloads and not held, which denies.
+pub(crate) fn bind(
+    report: &Report<'_>,
+    documents: &Documents<'_>,
+    config: &MeshConfig,
+    population: &mut Population<'_>,
+    services: &Services<'_>,
+) -> BTreeMap<ResourceName, Arc<Authorization>> {
+    let mut held = BTreeMap::new();
+    for document in &documents.authorization_policies {
+        let (namespace, name) = (&document.metadata.namespace.value, &document.metadata.name.value);
+        let bound = bound(report, document, config, population, services);
+        let resource = ResourceName::of("AuthorizationPolicy", namespace, name);
+        for index in &bound {
+            population.all[*index].authorizations.push(resource.clone());
+        }
+        for rule in &document.spec.rules {
+            check_protocols(report, rule, document.spec.action, &bound, population);
+            check_ports(report, rule, &bound, population);
+            for domain in rule.trust_domains.iter().filter(|domain| !is_own(&domain.value, config)) {
+                let message = format!(
+                    "{} is not a trust domain of this mesh: nobody has such a principal",
+                    domain.value
+                );
+                let hint = format!("the mesh's is {}, and {OWN} always means it", config.trust_domain);
+                report.warn(domain.place, message, hint);
+            }
+        }
+        if report.failed(document.place()) {
+            continue;
+        }
+        let mut rules: Vec<_> = document.spec.rules.iter().map(|rule| rule.model.clone()).collect();
+        rules.iter_mut().for_each(|rule| expand(rule, config));
+        let policy = Authorization {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            action: document.spec.action,
+            rules,
+            provenance: report.provenance(document.place()),
+        };
+        held.insert(resource, Arc::new(policy));
+    }
+    for entry in &mut population.all {
+        entry.authorizations.sort();
+        entry.authorizations.dedup();
+    }
+    held
+}
+
+fn bound(
+    report: &Report<'_>,
+    document: &Document<'_, AuthorizationPolicy<'_>>,
+    config: &MeshConfig,
+    population: &Population<'_>,
+    services: &Services<'_>,
+) -> Vec<usize> {
+    let namespace = &document.metadata.namespace.value;
+    let target = &document.spec.target;
+    if let Target::Services(names) = target {
+        let mut bound = BTreeSet::new();
+        for name in names {
+            match services.by_name.get(&name.value) {
+                Some(service) => bound.extend(&service.selected),
+                None => {
+                    let message = format!("there is no Service {}", name.value);
+                    report.error_hint(name.place, message, services.near(&name.value));
+                }
+            }
+        }
+        return bound.into_iter().copied().collect();
+    }
+    let mesh_wide = *namespace == config.root_namespace;
+    let bound = population.targeted(target, (!mesh_wide).then_some(namespace));
+    if let (true, Some(place)) = (bound.is_empty(), target.place()) {
+        let place_name = if mesh_wide { "the mesh".to_owned() } else { format!("the namespace {namespace}") };
+        report.warn(place, format!("the selector matches no Workload of {place_name}"), None);
+    }
+    bound
+}
+
+// On an opaque connection an HTTP field never matches an ALLOW rule and always a DENY rule.
+fn check_protocols(
+    report: &Report<'_>,
+    rule: &Rule,
+    action: Action,
+    bound: &[usize],
+    population: &Population<'_>,
+) {
+    let Some(http) = rule.http else { return };
+    let operations = &rule.model.operations;
+    let all_ports =
+        operations.is_empty() || operations.iter().any(|operation| operation.ports.any.is_empty());
+    let meant = |port: u16| all_ports || rule.ports.iter().any(|named| named.value == port);
+    let (mut opaque, mut other) = (None, false);
+    for entry in bound.iter().map(|index| &population.all[*index]) {
+        for port in entry.ports.iter().filter(|port| meant(port.port)) {
+            match port.protocol {
+                Protocol::Tcp | Protocol::Tls => opaque = opaque.or(Some((entry, port.port))),
+                _ => other = true,
+            }
+        }
+        if opaque.is_some() && other {
+            break;
+        }
+    }
+    let Some((entry, port)) = opaque else { return };
+    let effect = match action {
+        Action::Allow => "allows nothing",
+        Action::Deny => "denies everything",
+    };
+    let field = http.value;
+    if other {
+        let message =
+            format!("`{field}` needs HTTP: on port {port} of {}, which is TCP, the rule {effect}", entry.uid);
+        report.warn(http.place, message, "name the HTTP ports in `ports`");
+    } else {
+        let message =
+            format!("`{field}` needs HTTP, and all ports that the rule is for are TCP: it {effect}");
+        let hint = format!("declare what is spoken on port {port} of {} (`protocol: http`)", entry.uid);
+        report.error_hint(http.place, message, hint);
+    }
+}
+
+// Policies see the workload's port; the Service's is what people know.
+fn check_ports(report: &Report<'_>, rule: &Rule, bound: &[usize], population: &Population<'_>) {
+    if bound.is_empty() {
+        return;
+    }
+    for named in &rule.ports {
+        let entries = || bound.iter().map(|index| &population.all[*index]);
+        if entries().any(|entry| entry.ports.iter().any(|port| port.port == named.value)) {
+            continue;
+        }
+        let mut ports = entries().flat_map(|entry| &entry.ports);
+        let behind = ports.find(|port| port.services.iter().any(|(_, service)| *service == named.value));
+        let hint = behind.map(|port| {
+            format!("{} is the Service's port: policies see the workload's, {}", named.value, port.port)
+        });
+        report.warn(named.place, format!("no workload of this policy has a port {}", named.value), hint);
+    }
+}

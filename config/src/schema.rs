@@ -1,0 +1,221 @@
+//! What users write, by kind: trees → documents of checked values with their places.
+//!
+//! Reading never stops at the first problem. A document with errors is still handed on, marked as
+//! failed, so that what it would have bound can be closed rather than left open.
+
+pub(crate) mod authorization_policy;
+mod conditions;
+pub(crate) mod http_route;
+pub(crate) mod mesh_config;
+mod metadata;
+pub(crate) mod peer_authentication;
+mod route_filters;
+pub(crate) mod selector;
+pub(crate) mod service;
+pub(crate) mod value;
+pub(crate) mod workload;
+
+pub(crate) use metadata::{Labels, Metadata};
+
+use crate::closest::closest;
+use crate::document::quoted;
+use crate::report::{Place, Report};
+use authorization_policy::AuthorizationPolicy;
+use http_route::HttpRoute;
+use mesh_config::MeshConfig;
+use metadata::{Scope, metadata};
+use peer_authentication::PeerAuthentication;
+use service::Service;
+use value::{Object, Value};
+use workload::Workload;
+
+/// A document of a kind.
+pub(crate) struct Document<'r, T> {
+    pub(crate) metadata: Metadata<'r>,
+    pub(crate) spec: T,
+}
+
+impl<T> Document<'_, T> {
+    pub(crate) fn place(&self) -> Place {
+        self.metadata.place
+    }
+}
+
+/// All documents that could be told apart, by kind, in the order of files.
+#[derive(Default)]
+pub(crate) struct Documents<'r> {
+    pub(crate) services: Vec<Document<'r, Service<'r>>>,
+    pub(crate) workloads: Vec<Document<'r, Workload<'r>>>,
+    pub(crate) mesh_configs: Vec<Document<'r, MeshConfig>>,
+    pub(crate) http_routes: Vec<Document<'r, HttpRoute>>,
+    pub(crate) authorization_policies: Vec<Document<'r, AuthorizationPolicy<'r>>>,
+    pub(crate) peer_authentications: Vec<Document<'r, PeerAuthentication<'r>>>,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Service,
+    Workload,
+    MeshConfig,
+    HttpRoute,
+    AuthorizationPolicy,
+    PeerAuthentication,
+    // Part of the design, not evaluated yet.
+    Later,
+}
+
+const GATEWAY: &str = "gateway.networking.k8s.io";
+const ISTIO: &str = "security.istio.io";
+const WEFT: &str = "weft.dev";
+
+// Group, kind, versions.
+const KINDS: [(&str, &str, &[&str], Kind); 15] = [
+    ("", "Service", &["v1"], Kind::Service),
+    (WEFT, "Workload", &["v1alpha1"], Kind::Workload),
+    (WEFT, "MeshConfig", &["v1alpha1"], Kind::MeshConfig),
+    (GATEWAY, "HTTPRoute", &["v1"], Kind::HttpRoute),
+    (ISTIO, "AuthorizationPolicy", &["v1", "v1beta1"], Kind::AuthorizationPolicy),
+    (ISTIO, "PeerAuthentication", &["v1", "v1beta1"], Kind::PeerAuthentication),
+    (ISTIO, "RequestAuthentication", &["v1", "v1beta1"], Kind::Later),
+    (GATEWAY, "GRPCRoute", &["v1"], Kind::Later),
+    (GATEWAY, "TCPRoute", &["v1alpha2"], Kind::Later),
+    (GATEWAY, "TLSRoute", &["v1", "v1alpha3", "v1alpha2"], Kind::Later),
+    (GATEWAY, "ReferenceGrant", &["v1", "v1beta1"], Kind::Later),
+    ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy", &["v1alpha1"], Kind::Later),
+    (WEFT, "TrafficPolicy", &["v1alpha1"], Kind::Later),
+    ("discovery.k8s.io", "EndpointSlice", &["v1"], Kind::Later),
+    ("", "List", &["v1"], Kind::Later),
+];
+
+// What others use, and what to write instead.
+const INSTEAD: [(&str, &str); 8] = [
+    ("VirtualService", "write an HTTPRoute with the Service as its parent"),
+    ("DestinationRule", "subsets are Services of their own, chosen by an HTTPRoute"),
+    ("ServiceEntry", "write a Service and a Workload"),
+    ("WorkloadEntry", "write a Workload (weft.dev/v1alpha1)"),
+    ("Deployment", "outside a cluster, write a Workload (weft.dev/v1alpha1) for each replica"),
+    ("Pod", "outside a cluster, write a Workload (weft.dev/v1alpha1)"),
+    ("Gateway", "Weft carries traffic between workloads; routes attach to Services"),
+    ("Sidecar", "Weft's proxies hold what they use; nothing needs to be scoped by hand"),
+];
+
+/// Reads all documents of all files.
+pub(crate) fn read<'r>(report: &'r Report<'r>) -> Documents<'r> {
+    let mut documents = Documents::default();
+    for (file, tree) in (0..).zip(report.trees()) {
+        for (index, root) in tree.documents.iter().enumerate() {
+            let value = Value { report, place: Place { file, node: *root } };
+            // An item of a List has a parent.
+            let nested = tree.nodes[*root as usize].parent != crate::document::NONE;
+            // `---` with nothing but comments behind it.
+            if value.is_null() && !nested {
+                continue;
+            }
+            let expanded = tree
+                .documents
+                .get(index + 1)
+                .is_some_and(|next| tree.list_items(*root).is_some_and(|items| items.first() == Some(next)));
+            document(value, nested, expanded, &mut documents);
+        }
+    }
+    documents
+}
+
+fn document<'r>(value: Value<'r>, nested: bool, expanded: bool, documents: &mut Documents<'r>) {
+    let Some(object) = value.object() else { return };
+    let (version, kind) = (object.require("apiVersion"), object.require("kind"));
+    let known = version.and_then(Value::text).zip(kind.and_then(Value::text));
+    let found = known.and_then(|(version, written)| {
+        identify(group_and_version(version.value), written.value, value, version.place, written.place)
+    });
+    let Some((name, kind)) = found else {
+        // Of a document of an unknown kind only the kind is worth a word.
+        object.accept_all();
+        return;
+    };
+    if name == "List" {
+        object.accept(&["metadata", "items"]);
+        if nested {
+            object.error("a List within a List is not supported");
+        } else if !expanded
+            && !object.take("items").is_some_and(|items| items.list().is_some_and(|l| l.is_empty()))
+        {
+            object.error("a List must have its `items` as a list");
+        }
+        return;
+    }
+    object.accept(&["status"]);
+    if let Kind::Later = kind {
+        object.accept_all();
+        object.error(format!("kind {name} is not evaluated yet"));
+        return;
+    }
+    let scope = if matches!(kind, Kind::MeshConfig) { Scope::Mesh } else { Scope::Namespaced };
+    let metadata = metadata(&object, scope);
+    let optional = matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::MeshConfig);
+    let spec = if optional { object.take("spec") } else { object.require("spec") };
+    let Some(metadata) = metadata else { return };
+    let spec = spec.and_then(Value::object);
+    read_kind(kind, metadata, spec, documents);
+}
+
+fn read_kind<'r>(
+    kind: Kind,
+    metadata: Metadata<'r>,
+    spec: Option<Object<'r>>,
+    documents: &mut Documents<'r>,
+) {
+    let spec = spec.as_ref();
+    match kind {
+        Kind::Service => push(&mut documents.services, service::read(spec, &metadata), metadata),
+        Kind::Workload => push(&mut documents.workloads, workload::read(spec), metadata),
+        Kind::MeshConfig => push(&mut documents.mesh_configs, mesh_config::read(spec), metadata),
+        Kind::HttpRoute => push(&mut documents.http_routes, http_route::read(spec, &metadata), metadata),
+        Kind::AuthorizationPolicy => {
+            let spec = authorization_policy::read(spec, &metadata);
+            push(&mut documents.authorization_policies, spec, metadata);
+        }
+        Kind::PeerAuthentication => {
+            push(&mut documents.peer_authentications, peer_authentication::read(spec), metadata);
+        }
+        Kind::Later => {}
+    }
+}
+
+fn push<'r, T>(list: &mut Vec<Document<'r, T>>, spec: T, metadata: Metadata<'r>) {
+    list.push(Document { metadata, spec });
+}
+
+fn group_and_version(version: &str) -> (&str, &str) {
+    version.rsplit_once('/').unwrap_or(("", version))
+}
+
+fn identify(
+    (group, version): (&str, &str),
+    kind: &str,
+    value: Value<'_>,
+    version_place: Place,
+    kind_place: Place,
+) -> Option<(&'static str, Kind)> {
+    let report = value.report;
+    let named = KINDS.iter().find(|(_, name, _, _)| *name == kind);
+    let Some((own_group, name, versions, found)) = named else {
+        let instead = INSTEAD.iter().find(|(name, _)| *name == kind).map(|(_, hint)| (*hint).to_owned());
+        let near = closest(kind, KINDS.iter().map(|(_, name, _, _)| *name));
+        let hint = instead.or_else(|| near.map(|near| format!("did you mean {near}?")));
+        report.error_hint(kind_place, format!("unknown kind {}", quoted(kind)), hint);
+        return None;
+    };
+    if *own_group != group || !versions.contains(&version) {
+        let wanted = if own_group.is_empty() {
+            versions[0].to_owned()
+        } else {
+            format!("{own_group}/{}", versions[0])
+        };
+        let written = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+        let message = format!("there is no kind {name} in {}", quoted(&written));
+        report.error_hint(version_place, message, format!("write `apiVersion: {wanted}`"));
+        return None;
+    }
+    Some((name, *found))
+}

@@ -1,0 +1,80 @@
+//! `MeshConfig` (weft.dev/v1alpha1): what holds for the whole mesh. At most one.
+
+use super::peer_authentication::MODES;
+use super::value::{Object, Value};
+use crate::document::quoted;
+use crate::report::At;
+use ipnet::IpNet;
+use std::net::IpAddr;
+use weft_model::mesh::MeshConfig as Model;
+use weft_model::spiffe::TrustDomain;
+
+/// What the mesh's owner wrote, with the defaults for what was left out.
+#[derive(Debug, Default)]
+pub(crate) struct MeshConfig {
+    pub(crate) model: Model,
+}
+
+pub(crate) fn read(spec: Option<&Object<'_>>) -> MeshConfig {
+    let mut model = Model::default();
+    let Some(spec) = spec else { return MeshConfig { model } };
+    if let Some(domain) = spec.take("trustDomain").and_then(Value::parse::<TrustDomain>) {
+        model.trust_domain = domain.value;
+    }
+    for value in spec.take("trustDomainAliases").and_then(|value| value.items(16)).unwrap_or_default() {
+        let Some(alias) = value.parse::<TrustDomain>() else { continue };
+        if alias.value == model.trust_domain || model.trust_domain_aliases.contains(&alias.value) {
+            value.error(format!("the trust domain {} comes twice", alias.value));
+            continue;
+        }
+        model.trust_domain_aliases.push(alias.value);
+    }
+    if let Some(namespace) = spec.take("rootNamespace").and_then(Value::parse) {
+        model.root_namespace = namespace.value;
+    }
+    for value in spec.take("cidrs").and_then(|value| value.items(256)).unwrap_or_default() {
+        let Some(block) = block(value) else { continue };
+        model.cidrs.push(block.value);
+    }
+    if let Some(count) = spec.take("numTrustedProxies").and_then(|value| value.number(0..=64)) {
+        model.trusted_proxies = count.value;
+    }
+    if let Some(object) = spec.take("peerAuthentication").and_then(Value::object)
+        && let Some(mode) = object.require("mode").and_then(|value| value.choice(&MODES))
+    {
+        match mode.value {
+            Some(mode) => model.peer_authentication_default = mode,
+            None => spec.report().error(mode.place, "there is nothing to inherit UNSET from"),
+        }
+    }
+    if let Some(timeout) = spec.take("requestTimeout").and_then(Value::duration) {
+        // As in a route, zero is no timeout.
+        model.request_timeout_default = Some(timeout.value).filter(|timeout| !timeout.is_zero());
+    }
+    MeshConfig { model }
+}
+
+/// Reads an address or a block of them. Bits behind the prefix are cut off, with a warning.
+pub(crate) fn block(value: Value<'_>) -> Option<At<IpNet>> {
+    let text = value.text()?;
+    let parsed = match text.value.parse::<IpAddr>() {
+        Ok(address) => Ok(IpNet::from(address)),
+        Err(_) => text.value.parse::<IpNet>(),
+    };
+    let Ok(net) = parsed else {
+        let message = format!("{} is not an address or a block of them", quoted(text.value));
+        value.error_hint(message, "write 10.1.2.3, 10.0.0.0/8 or fd00::/8");
+        return None;
+    };
+    if net.trunc() != net {
+        let message = format!("{net} has bits behind its prefix: it means {}", net.trunc());
+        value.report.warn(value.place, message, format!("write {}", net.trunc()));
+    }
+    if let IpNet::V6(six) = net
+        && six.addr().to_ipv4_mapped().is_some()
+    {
+        value.error_hint("this is an IPv4 address in IPv6 clothes, which never matches", "write it as IPv4");
+        return None;
+    }
+    Some(value.at(net.trunc()))
+}

@@ -1,0 +1,222 @@
+//! Filters of an HTTPRoute: edits on the way, or an answer.
+
+use super::value::{Object, Value};
+use crate::document::quoted;
+use crate::report::At;
+use http::{HeaderName, HeaderValue, StatusCode};
+use std::mem::discriminant;
+use weft_model::names::is_subdomain;
+use weft_model::route::{Filter, HeaderEdit, PathEdit, Redirect, Rewrite};
+
+/// Header fields that a route may not touch: they frame the message, or are the mesh's own.
+const UNTOUCHABLE: [&str; 9] = [
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+#[derive(Clone, Copy)]
+enum Kind {
+    RequestHeaders,
+    ResponseHeaders,
+    Redirect,
+    Rewrite,
+    Later,
+}
+
+/// Each type with the key that holds what it does.
+const KINDS: [(&str, (Kind, &str)); 8] = [
+    ("RequestHeaderModifier", (Kind::RequestHeaders, "requestHeaderModifier")),
+    ("ResponseHeaderModifier", (Kind::ResponseHeaders, "responseHeaderModifier")),
+    ("RequestRedirect", (Kind::Redirect, "requestRedirect")),
+    ("URLRewrite", (Kind::Rewrite, "urlRewrite")),
+    ("RequestMirror", (Kind::Later, "requestMirror")),
+    ("CORS", (Kind::Later, "cors")),
+    ("ExternalAuth", (Kind::Later, "externalAuth")),
+    ("ExtensionRef", (Kind::Later, "extensionRef")),
+];
+
+/// Reads a list of filters. `by_prefix`: the rule has one match, of a path's prefix.
+pub(crate) fn filters(value: Value<'_>, by_prefix: bool) -> Vec<Filter> {
+    let mut filters: Vec<Filter> = Vec::new();
+    for item in value.items(16).unwrap_or_default() {
+        let Some(filter) = filter(item, by_prefix) else { continue };
+        if filters.iter().any(|before| discriminant(before) == discriminant(&filter)) {
+            item.error("a filter of this type comes twice");
+            continue;
+        }
+        filters.push(filter);
+    }
+    let has = |test: fn(&Filter) -> bool| filters.iter().any(test);
+    if has(|filter| matches!(filter, Filter::Redirect(_)))
+        && has(|filter| matches!(filter, Filter::Rewrite(_)))
+    {
+        value.error("RequestRedirect and URLRewrite exclude each other");
+    }
+    filters
+}
+
+fn filter(value: Value<'_>, by_prefix: bool) -> Option<Filter> {
+    let object = value.object()?;
+    let kind = object.require("type").and_then(|value| value.choice(&KINDS));
+    let Some(At { value: (kind, own), place }) = kind else {
+        object.accept_all();
+        return None;
+    };
+    for (name, (_, key)) in KINDS {
+        if key == own {
+            continue;
+        }
+        if let Some(other) = object.take(key) {
+            other.error_hint(format!("`{key}` belongs to a filter of type {name}"), None);
+        }
+    }
+    if let Kind::Later = kind {
+        object.accept(&[own]);
+        value.report.error(place, "filters of this type are not evaluated yet");
+        return None;
+    }
+    let held = object.require(own)?.object()?;
+    match kind {
+        Kind::RequestHeaders => header_edit(&held).map(Filter::RequestHeaders),
+        Kind::ResponseHeaders => header_edit(&held).map(Filter::ResponseHeaders),
+        Kind::Redirect => redirect(&held, by_prefix).map(Filter::Redirect),
+        Kind::Rewrite => {
+            let hostname = held.take("hostname").and_then(|value| hostname(value, false));
+            let path = held.take("path").and_then(|value| path_edit(value, by_prefix));
+            Some(Filter::Rewrite(Rewrite { hostname, path }))
+        }
+        Kind::Later => None,
+    }
+}
+
+fn header_edit(object: &Object<'_>) -> Option<HeaderEdit> {
+    let mut edit = HeaderEdit { set: fields(object, "set"), add: fields(object, "add"), remove: Vec::new() };
+    for value in object.take("remove").and_then(|value| value.items(16)).unwrap_or_default() {
+        if let Some(name) = value.text().and_then(|text| header_name(value, text)) {
+            if edit.remove.contains(&name) {
+                value.error(format!("the header {name} comes twice"));
+            }
+            edit.remove.push(name);
+        }
+    }
+    let names =
+        |list: &[(HeaderName, HeaderValue)]| list.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    let (set, add) = (names(&edit.set), names(&edit.add));
+    let clash = set.iter().chain(&add).find(|name| edit.remove.contains(name));
+    if let Some(name) = clash.or_else(|| set.iter().find(|name| add.contains(name))) {
+        object.error(format!("the header {name} stands in more than one of `set`, `add` and `remove`"));
+    }
+    if !["set", "add", "remove"].iter().any(|key| object.has(key)) {
+        object.error("the filter changes nothing: give `set`, `add` or `remove`");
+    }
+    Some(edit)
+}
+
+fn fields(object: &Object<'_>, key: &'static str) -> Vec<(HeaderName, HeaderValue)> {
+    let mut fields: Vec<(HeaderName, HeaderValue)> = Vec::new();
+    for value in object.take(key).and_then(|value| value.items(16)).unwrap_or_default() {
+        let Some(object) = value.object() else { continue };
+        let name = object.require("name").and_then(Value::text).and_then(|text| header_name(value, text));
+        let Some(text) = object.require("value").and_then(Value::text) else { continue };
+        let Ok(held) = HeaderValue::from_str(text.value) else {
+            value.report.error(text.place, "the value has letters that a header must not have");
+            continue;
+        };
+        let Some(name) = name else { continue };
+        if fields.iter().any(|(before, _)| *before == name) {
+            value.error(format!("the header {name} comes twice"));
+        }
+        fields.push((name, held));
+    }
+    fields
+}
+
+fn header_name(value: Value<'_>, text: At<&str>) -> Option<HeaderName> {
+    let Ok(name) = text.value.parse::<HeaderName>() else {
+        value.report.error(text.place, format!("{} is not a valid header name", quoted(text.value)));
+        return None;
+    };
+    if UNTOUCHABLE.contains(&name.as_str()) || name.as_str().starts_with("x-weft-") {
+        let hint = (name == "host").then(|| "use URLRewrite with `hostname`".to_owned());
+        value.report.error_hint(text.place, format!("the header {name} cannot be changed by a route"), hint);
+        return None;
+    }
+    Some(name)
+}
+
+fn redirect(object: &Object<'_>, by_prefix: bool) -> Option<Redirect> {
+    let scheme =
+        object.take("scheme").and_then(|value| value.choice(&[("http", "http"), ("https", "https")]));
+    let hostname = object.take("hostname").and_then(|value| hostname(value, false));
+    let port = object.take("port").and_then(Value::port);
+    let path = object.take("path").and_then(|value| path_edit(value, by_prefix));
+    let status = match object.take("statusCode") {
+        None => StatusCode::FOUND,
+        Some(value) => {
+            let number = value.number(300..=399)?;
+            let known = [301, 302, 303, 307, 308].contains(&number.value);
+            let status = u16::try_from(number.value).ok().and_then(|code| StatusCode::from_u16(code).ok());
+            match status.filter(|_| known) {
+                Some(status) => status,
+                None => {
+                    value.error("`statusCode` must be 301, 302, 303, 307 or 308");
+                    return None;
+                }
+            }
+        }
+    };
+    let scheme = scheme.map(|scheme| scheme.value.into());
+    Some(Redirect { scheme, hostname, port: port.map(|port| port.value), path, status })
+}
+
+/// Reads a host name; with `wildcard`, `*.` may lead.
+pub(crate) fn hostname(value: Value<'_>, wildcard: bool) -> Option<Box<str>> {
+    let text = value.text()?;
+    let name = text.value.strip_prefix("*.").filter(|_| wildcard).unwrap_or(text.value);
+    if !is_subdomain(name) || name.parse::<std::net::IpAddr>().is_ok() {
+        value.error(format!("{} is not a valid host name", quoted(text.value)));
+        return None;
+    }
+    Some(text.value.into())
+}
+
+fn path_edit(value: Value<'_>, by_prefix: bool) -> Option<PathEdit> {
+    let object = value.object()?;
+    let kinds = [("ReplaceFullPath", "replaceFullPath"), ("ReplacePrefixMatch", "replacePrefixMatch")];
+    let kind = object.require("type").and_then(|value| value.choice(&kinds));
+    let full = object.take("replaceFullPath").and_then(path_text);
+    let prefix = object.take("replacePrefixMatch").and_then(path_text);
+    let kind = kind?.value;
+    if object.has("replaceFullPath") && object.has("replacePrefixMatch") || !object.has(kind) {
+        object.error(format!("`{kind}`, and nothing else, must say the path"));
+        return None;
+    }
+    if kind == "replaceFullPath" {
+        if full.as_ref().is_some_and(|path| path.is_empty()) {
+            object.error("a full path must start with /");
+        }
+        return full.map(PathEdit::Full);
+    }
+    if !by_prefix {
+        object.error("ReplacePrefixMatch needs a rule with exactly one match, of type PathPrefix");
+        return None;
+    }
+    prefix.map(PathEdit::Prefix)
+}
+
+fn path_text(value: Value<'_>) -> Option<Box<str>> {
+    let text = value.text()?;
+    let plain = text.value.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'));
+    if text.value.len() > 1024 || !plain || !(text.value.is_empty() || text.value.starts_with('/')) {
+        value.error(format!("{} is not a path that starts with /", quoted(text.value)));
+        return None;
+    }
+    Some(text.value.into())
+}

@@ -1,0 +1,45 @@
+//! The program `weft-control`: arguments in, exit code out. 0 after a drain, 2 for what its caller can
+//! repair (flags, files, ports), 1 for everything else.
+
+use anyhow::Context;
+use clap::Parser;
+use std::io::Write;
+use std::process::ExitCode;
+use weft_control::app::{self, App, DRAIN_DEADLINE, StartupError};
+use weft_control::settings::{Cli, Command, ServeSettings};
+use weft_runtime::logging::{self, Format};
+use weft_runtime::signal::Signals;
+use weft_runtime::workers::build_runtime;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match (cli.command, cli.serve) {
+        (Some(Command::Token(settings)), _) => app::token(&settings)
+            .map_err(Into::into)
+            .and_then(|token| writeln!(std::io::stdout(), "{token}").context("the token cannot be printed")),
+        (None, Some(settings)) => serve(&settings),
+        (None, None) => Err(anyhow::anyhow!("--policies and --state are needed")),
+    };
+    let Err(error) = outcome else { return ExitCode::SUCCESS };
+    // The log may be off; whoever started the program is still to be told.
+    let _ = writeln!(std::io::stderr(), "weft-control: {error:#}");
+    ExitCode::from(if error.is::<StartupError>() { 2 } else { 1 })
+}
+
+fn serve(settings: &ServeSettings) -> anyhow::Result<()> {
+    logging::init(&settings.log, Format::Auto).context("logging cannot be set up")?;
+    let app = App::build(settings)?;
+    let runtime = build_runtime().context("the runtime cannot be set up")?;
+    runtime.block_on(async {
+        let signals = Signals::install().context("signals cannot be handled")?;
+        weft_runtime::spawn("signals", signals.drive(app.trigger(), DRAIN_DEADLINE));
+        let _ = writeln!(
+            std::io::stderr(),
+            "weft-control is ready: proxies on {}, admin on {}, generation {}",
+            app.address()?,
+            app.admin_address()?,
+            app.generation()
+        );
+        Ok(app.run().await?)
+    })
+}

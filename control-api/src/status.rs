@@ -1,0 +1,186 @@
+//! What is known of the connected proxies, for `/status`: who is connected, which generation each
+//! enforces, and what it refused and why, until it accepts or no longer needs it.
+
+use crate::discovery::nack::Refusal;
+use crate::metrics::kind_label;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use weft_model::mesh::Generation;
+use weft_model::names::WorkloadUid;
+use weft_model::wire::Kind;
+
+/// The most refusals that are kept of one proxy.
+const REFUSALS_MAX: usize = 1000;
+
+/// All connected proxies.
+#[derive(Debug, Default)]
+pub struct Proxies {
+    next: AtomicU64,
+    // By stream: a proxy that reconnects may for a moment have two.
+    streams: Mutex<BTreeMap<u64, Proxy>>,
+}
+
+#[derive(Debug)]
+struct Proxy {
+    workload: WorkloadUid,
+    address: SocketAddr,
+    since: Instant,
+    enforced: Option<Generation>,
+    current: bool,
+    refused: BTreeMap<(Kind, String), String>,
+}
+
+/// One proxy as it is shown.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyStatus {
+    /// The workload.
+    pub workload: String,
+    /// Where it connects from.
+    pub address: String,
+    /// For how long it has been connected.
+    pub connected_seconds: u64,
+    /// The generation that it enforces; none before its first.
+    pub generation: Option<String>,
+    /// Whether it holds all of the newest one that concerns it.
+    pub current: bool,
+    /// What it refused.
+    pub nacks: Vec<NackStatus>,
+}
+
+/// A refused resource as it is shown.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct NackStatus {
+    /// Its type.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// One stream's place among them; it leaves when this is dropped.
+#[derive(Debug)]
+pub struct ProxyEntry {
+    stream: u64,
+    workload: WorkloadUid,
+    proxies: Arc<Proxies>,
+}
+
+impl Proxies {
+    /// A stream of a proxy begins.
+    pub fn enter(self: &Arc<Self>, workload: WorkloadUid, address: SocketAddr) -> ProxyEntry {
+        let stream = self.next.fetch_add(1, Ordering::Relaxed);
+        let proxy = Proxy {
+            workload: workload.clone(),
+            address,
+            since: Instant::now(),
+            enforced: None,
+            current: false,
+            refused: BTreeMap::new(),
+        };
+        self.lock().insert(stream, proxy);
+        ProxyEntry { stream, workload, proxies: self.clone() }
+    }
+
+    /// All, by workload.
+    pub fn list(&self) -> Vec<ProxyStatus> {
+        let streams = self.lock();
+        let mut list: Vec<ProxyStatus> = streams.values().map(Proxy::show).collect();
+        list.sort_by(|a, b| a.workload.cmp(&b.workload));
+        list
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Proxy>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Proxy {
+    fn show(&self) -> ProxyStatus {
+        let nack = |((kind, name), reason): (&(Kind, String), &String)| NackStatus {
+            kind: kind_label(*kind),
+            name: name.clone(),
+            reason: reason.clone(),
+        };
+        ProxyStatus {
+            workload: self.workload.to_string(),
+            address: self.address.to_string(),
+            connected_seconds: self.since.elapsed().as_secs(),
+            generation: self.enforced.as_ref().map(ToString::to_string),
+            current: self.current,
+            nacks: self.refused.iter().map(nack).collect(),
+        }
+    }
+}
+
+impl ProxyEntry {
+    /// Whose it is.
+    pub fn workload(&self) -> &WorkloadUid {
+        &self.workload
+    }
+
+    /// Where it stands.
+    pub fn update(&self, enforced: Option<&Generation>, current: bool) {
+        self.change(|proxy| {
+            if proxy.enforced.as_ref() != enforced {
+                proxy.enforced = enforced.cloned();
+            }
+            proxy.current = current;
+        });
+    }
+
+    /// It answered a response.
+    pub fn answered(&self, accepted: &[(Kind, String)], refused: Vec<Refusal>) {
+        self.change(|proxy| {
+            accepted.iter().for_each(|resource| drop(proxy.refused.remove(resource)));
+            for refusal in refused {
+                let resource = (refusal.kind, refusal.name);
+                if proxy.refused.len() < REFUSALS_MAX || proxy.refused.contains_key(&resource) {
+                    proxy.refused.insert(resource, refusal.reason);
+                }
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Proxy)) {
+        if let Some(proxy) = self.proxies.lock().get_mut(&self.stream) {
+            change(proxy);
+        }
+    }
+}
+
+impl Drop for ProxyEntry {
+    fn drop(&mut self) {
+        self.proxies.lock().remove(&self.stream);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_shown_until_the_resource_is_accepted_and_a_proxy_until_it_leaves() {
+        let proxies = Arc::new(Proxies::default());
+        let entry = proxies.enter("shop/cart-1".parse().unwrap(), "127.0.0.1:1".parse().unwrap());
+        let resource = (Kind::Route, "HTTPRoute/shop/cart".to_owned());
+        let refusal = Refusal { kind: Kind::Route, name: resource.1.clone(), reason: "too new".to_owned() };
+        entry.answered(&[], vec![refusal]);
+        entry.update(Some(&Generation { epoch: "e".into(), number: 4 }), true);
+        let shown = proxies.list();
+        assert_eq!(shown[0].generation.as_deref(), Some("e.4"));
+        assert_eq!(
+            shown[0].nacks,
+            [NackStatus { kind: "Route", name: resource.1.clone(), reason: "too new".to_owned() }]
+        );
+        entry.answered(&[resource], Vec::new());
+        assert!(proxies.list()[0].nacks.is_empty());
+        drop(entry);
+        assert!(proxies.list().is_empty());
+    }
+}

@@ -1,0 +1,104 @@
+//! The whole mesh, compiled: what the control API serves from and tools decide on.
+
+use crate::authentication::{PeerAuthentication, TlsMode};
+use crate::authorization::Authorization;
+use crate::endpoints::Endpoints;
+use crate::names::{Namespace, ResourceName, WorkloadUid};
+use crate::route::Route;
+use crate::service::{Service, direct_name};
+use crate::spiffe::TrustDomain;
+use crate::workload::Workload;
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What holds for the whole mesh.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MeshConfig {
+    /// The trust domain of the mesh's identities.
+    pub trust_domain: TrustDomain,
+    /// Trust domains whose principals count as the mesh's own in policies.
+    pub trust_domain_aliases: Vec<TrustDomain>,
+    /// The namespace whose policies without a selector hold for all.
+    pub root_namespace: Namespace,
+    /// Addresses that are the mesh's own.
+    pub cidrs: Vec<IpNet>,
+    /// How many proxies in front append to `x-forwarded-for` and are believed.
+    pub trusted_proxies: u32,
+    /// What holds where no PeerAuthentication speaks.
+    pub peer_authentication_default: TlsMode,
+    /// The request timeout of rules that have none. `None`: no timeout.
+    pub request_timeout_default: Option<Duration>,
+}
+
+impl Default for MeshConfig {
+    fn default() -> Self {
+        let parsed = "cluster.local".parse().expect("the default trust domain must parse");
+        Self {
+            trust_domain: parsed,
+            trust_domain_aliases: Vec::new(),
+            root_namespace: "weft-system".parse().expect("the default root namespace must parse"),
+            cidrs: Vec::new(),
+            trusted_proxies: 0,
+            peer_authentication_default: TlsMode::Strict,
+            request_timeout_default: None,
+        }
+    }
+}
+
+/// One state of the configuration. Ordered, so that two snapshots compare.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Generation {
+    /// Changes when the control API's state is lost.
+    pub epoch: Box<str>,
+    /// Counts up within an epoch.
+    pub number: u64,
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.number)
+    }
+}
+
+/// Everything, by resource name.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Mesh {
+    /// What holds for the whole mesh.
+    pub config: Arc<MeshConfig>,
+    /// Workloads by UID.
+    pub workloads: BTreeMap<WorkloadUid, Arc<Workload>>,
+    /// Services, and one destination per workload (`workload/UID`), by resource name.
+    pub services: BTreeMap<ResourceName, Arc<Service>>,
+    /// Slices of endpoints by resource name.
+    pub endpoints: BTreeMap<ResourceName, Arc<Endpoints>>,
+    /// Routes by resource name.
+    pub routes: BTreeMap<ResourceName, Arc<Route>>,
+    /// AuthorizationPolicies by resource name.
+    pub authorizations: BTreeMap<ResourceName, Arc<Authorization>>,
+    /// PeerAuthentications by resource name.
+    pub peer_authentications: BTreeMap<ResourceName, Arc<PeerAuthentication>>,
+}
+
+impl Mesh {
+    /// The destination that an address and port lead to: a Service's virtual address, else a
+    /// workload that advertises the port at the address. Linear: callers that ask often keep an
+    /// index of their own.
+    pub fn resolve_address(&self, dialled: SocketAddr) -> Option<ResourceName> {
+        let ip = dialled.ip().to_canonical();
+        let service = self
+            .services
+            .iter()
+            .find(|(_, service)| service.addresses.contains(&ip) && service.port(dialled.port()).is_some());
+        if let Some((name, _)) = service {
+            return Some(name.clone());
+        }
+        self.workloads
+            .values()
+            .find(|workload| workload.addresses.contains(&ip) && workload.port(dialled.port()).is_some())
+            .map(|workload| direct_name(&workload.uid))
+    }
+}

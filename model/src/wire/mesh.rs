@@ -1,0 +1,64 @@
+//! `weft.v1.TrustBundle`, `weft.v1.MeshConfig` and `weft.v1.Generation`.
+
+use super::authentication::{mode_from_wire, mode_to_wire};
+use super::route::{duration_from_wire, duration_to_wire};
+use super::{Refusal, each, invalid, level, missing, parse};
+use crate::mesh::{Generation, MeshConfig};
+use crate::proto::v1;
+use crate::trust::TrustBundle;
+
+pub(super) fn bundle_to_wire(bundle: &TrustBundle) -> v1::TrustBundle {
+    v1::TrustBundle {
+        needs_level: 1,
+        trust_domain: bundle.trust_domain.to_string(),
+        roots: bundle.roots.clone(),
+    }
+}
+
+pub(super) fn bundle_from_wire(message: v1::TrustBundle) -> Result<TrustBundle, Refusal> {
+    level(message.needs_level)?;
+    if message.roots.is_empty() || message.roots.iter().any(Vec::is_empty) {
+        return Err(invalid("a trust bundle has no root, or an empty one"));
+    }
+    Ok(TrustBundle { trust_domain: parse(&message.trust_domain)?, roots: message.roots })
+}
+
+pub(super) fn config_to_wire(config: &MeshConfig) -> v1::MeshConfig {
+    v1::MeshConfig {
+        needs_level: 1,
+        trust_domain: config.trust_domain.to_string(),
+        trust_domain_aliases: config.trust_domain_aliases.iter().map(ToString::to_string).collect(),
+        root_namespace: config.root_namespace.to_string(),
+        cidrs: config.cidrs.iter().map(ToString::to_string).collect(),
+        trusted_proxies: config.trusted_proxies,
+        peer_authentication_default: mode_to_wire(Some(config.peer_authentication_default)).into(),
+        request_timeout_default: config.request_timeout_default.map(duration_to_wire),
+    }
+}
+
+pub(super) fn config_from_wire(message: v1::MeshConfig) -> Result<MeshConfig, Refusal> {
+    level(message.needs_level)?;
+    Ok(MeshConfig {
+        trust_domain: parse(&message.trust_domain)?,
+        trust_domain_aliases: each(message.trust_domain_aliases, |name| parse(&name))?,
+        root_namespace: parse(&message.root_namespace)?,
+        cidrs: each(message.cidrs, |block| parse(&block))?,
+        trusted_proxies: message.trusted_proxies,
+        peer_authentication_default: mode_from_wire(message.peer_authentication_default)?
+            .ok_or_else(|| missing("the default mode"))?,
+        request_timeout_default: message.request_timeout_default.map(duration_from_wire),
+    })
+}
+
+pub(super) fn generation_to_wire(generation: &Generation) -> v1::Generation {
+    v1::Generation { needs_level: 1, epoch: generation.epoch.to_string(), number: generation.number }
+}
+
+pub(super) fn generation_from_wire(message: v1::Generation) -> Result<Generation, Refusal> {
+    level(message.needs_level)?;
+    let fit = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if !(1..=64).contains(&message.epoch.len()) || !message.epoch.bytes().all(fit) {
+        return Err(invalid("an epoch is 1 to 64 letters, digits or dashes"));
+    }
+    Ok(Generation { epoch: message.epoch.into(), number: message.number })
+}

@@ -1,0 +1,258 @@
+//! What goes over the wire comes back equal, and what is not understood is refused.
+
+use super::*;
+use crate::authentication::{PolicyScope, TlsMode};
+use crate::authorization::{Action, Clause, Condition, Operation, Rule, ServiceAccount, Source};
+use crate::endpoints::{Endpoint, Health, Wire};
+use crate::names::ServiceName;
+use crate::route::{
+    Backend, Filter, HeaderEdit, PathEdit, PathMatch, Pattern, Redirect, Rewrite, RouteMatch,
+};
+use crate::route::{RouteRule, ValueMatch};
+use crate::service::{Protocol, ServicePort, ServiceTarget};
+use crate::string_match::{PathTemplate, StringMatch};
+use crate::workload::WorkloadPort;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+fn cart() -> ServiceName {
+    "shop/cart".parse().unwrap()
+}
+
+fn texts() -> Clause<StringMatch> {
+    Clause {
+        any: vec![
+            StringMatch::Exact("a".into()),
+            StringMatch::Prefix("b".into()),
+            StringMatch::Suffix("c".into()),
+            StringMatch::Presence,
+            StringMatch::Template(PathTemplate::parse("/x/{*}").unwrap()),
+        ],
+        not: vec![StringMatch::Exact("d".into())],
+    }
+}
+
+fn nets() -> Clause<ipnet::IpNet> {
+    Clause { any: vec!["10.0.0.0/8".parse().unwrap()], not: vec!["fd00::/8".parse().unwrap()] }
+}
+
+fn authorization() -> Authorization {
+    let ports = Clause { any: vec![80], not: vec![81] };
+    let account = ServiceAccount { namespace: "shop".parse().unwrap(), name: "web".parse().unwrap() };
+    Authorization {
+        namespace: "shop".parse().unwrap(),
+        name: "cart".parse().unwrap(),
+        action: Action::Deny,
+        rules: vec![Rule {
+            sources: vec![Source {
+                principals: texts(),
+                namespaces: texts(),
+                service_accounts: Clause { any: vec![account.clone()], not: vec![account] },
+                ip_blocks: nets(),
+                remote_ip_blocks: nets(),
+            }],
+            operations: vec![Operation {
+                hosts: texts(),
+                ports: ports.clone(),
+                methods: texts(),
+                paths: texts(),
+            }],
+            conditions: vec![
+                Condition::RequestHeader("x-a".into(), texts()),
+                Condition::SourcePrincipal(texts()),
+                Condition::SourceNamespace(texts()),
+                Condition::ConnectionSni(texts()),
+                Condition::SourceIp(nets()),
+                Condition::RemoteIp(nets()),
+                Condition::DestinationIp(nets()),
+                Condition::DestinationPort(ports),
+            ],
+            provenance: Provenance { file: "a.yaml".into(), line: 7 },
+        }],
+        provenance: Provenance { file: "a.yaml".into(), line: 1 },
+    }
+}
+
+fn route() -> Route {
+    let edit = HeaderEdit {
+        set: vec![("x-a".parse().unwrap(), "1".parse().unwrap())],
+        add: vec![("x-b".parse().unwrap(), "2".parse().unwrap())],
+        remove: vec!["x-c".parse().unwrap()],
+    };
+    Route {
+        namespace: "shop".parse().unwrap(),
+        name: "cart".parse().unwrap(),
+        rules: vec![RouteRule {
+            name: "all".into(),
+            matches: vec![RouteMatch {
+                path: PathMatch::Regex(Pattern::new("/a.*").unwrap()),
+                headers: vec![("x-a".parse().unwrap(), ValueMatch::Exact("1".into()))],
+                queries: vec![("q".into(), ValueMatch::Regex(Pattern::new("a+").unwrap()))],
+                method: Some(http::Method::GET),
+            }],
+            filters: vec![
+                Filter::RequestHeaders(edit.clone()),
+                Filter::ResponseHeaders(edit),
+                Filter::Redirect(Redirect {
+                    scheme: Some("https".into()),
+                    hostname: None,
+                    port: Some(443),
+                    path: Some(PathEdit::Full("/x".into())),
+                    status: http::StatusCode::FOUND,
+                }),
+                Filter::Rewrite(Rewrite {
+                    hostname: Some("a".into()),
+                    path: Some(PathEdit::Prefix("/b".into())),
+                }),
+            ],
+            backends: vec![
+                Backend { service: Some((cart(), 80)), weight: 9, filters: vec![] },
+                Backend { service: None, weight: 1, filters: vec![] },
+            ],
+            request_timeout: Some(Duration::ZERO),
+            backend_request_timeout: Some(Duration::from_millis(5)),
+            provenance: Provenance::default(),
+        }],
+        provenance: Provenance::default(),
+    }
+}
+
+fn endpoints() -> Endpoints {
+    let description = Arc::new(Description { workload: "cart".into(), ..Description::default() });
+    let endpoint = |uid: &str, wire| Endpoint {
+        uid: uid.parse().unwrap(),
+        address: "127.0.0.1:80".parse().unwrap(),
+        wire,
+        weight: 1,
+        zone: "a".into(),
+        health: Health::Ready,
+        description: description.clone(),
+    };
+    Endpoints {
+        target: ServiceTarget::Service(cart()),
+        port: 80,
+        slice: 0,
+        endpoints: vec![
+            endpoint("shop/cart-1", Wire::Weft("spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap())),
+            endpoint("shop/cart-2", Wire::Plain),
+        ],
+    }
+}
+
+fn all() -> Vec<Resource> {
+    let names = |text: &str| vec![text.parse().unwrap()];
+    vec![
+        Resource::TrustBundle(Arc::new(TrustBundle {
+            trust_domain: "cluster.local".parse().unwrap(),
+            roots: vec![vec![1, 2]],
+        })),
+        Resource::MeshConfig(Arc::new(MeshConfig {
+            cidrs: vec!["10.0.0.0/8".parse().unwrap()],
+            request_timeout_default: Some(Duration::from_secs(1)),
+            ..MeshConfig::default()
+        })),
+        Resource::Authorization(Arc::new(authorization())),
+        Resource::PeerAuthentication(Arc::new(PeerAuthentication {
+            namespace: "shop".parse().unwrap(),
+            name: "default".parse().unwrap(),
+            scope: PolicyScope::Workload,
+            mode: None,
+            ports: BTreeMap::from([(80, Some(TlsMode::Permissive))]),
+            provenance: Provenance::default(),
+        })),
+        Resource::Workload(Arc::new(Workload {
+            uid: "shop/cart-1".parse().unwrap(),
+            namespace: "shop".parse().unwrap(),
+            service_account: "cart".parse().unwrap(),
+            trust_domain: "cluster.local".parse().unwrap(),
+            description: Description {
+                namespace: "shop".into(),
+                service_account: "cart".into(),
+                ..Description::default()
+            },
+            addresses: vec!["127.0.0.1".parse().unwrap()],
+            ports: vec![WorkloadPort { port: 8080, protocol: Protocol::Http, services: vec![(cart(), 80)] }],
+            authorizations: names("AuthorizationPolicy/shop/cart"),
+            peer_authentications: names("PeerAuthentication/shop/default"),
+            request_authentications: vec![],
+        })),
+        Resource::Route(Arc::new(route())),
+        Resource::Endpoints(Arc::new(endpoints())),
+        Resource::Service(Arc::new(Service {
+            target: ServiceTarget::Service(cart()),
+            addresses: vec!["10.0.0.1".parse().unwrap()],
+            ports: vec![ServicePort {
+                port: 80,
+                protocol: Protocol::Grpc,
+                name: "grpc".into(),
+                routes: names("HTTPRoute/shop/cart"),
+            }],
+            traffic_policies: vec![],
+        })),
+        Resource::Generation(Arc::new(Generation { epoch: "abc".into(), number: 7 })),
+    ]
+}
+
+#[test]
+fn every_resource_comes_back_equal() {
+    let kinds: Vec<Kind> = all().iter().map(Resource::kind).collect();
+    assert_eq!(kinds, Kind::ALL);
+    for resource in all() {
+        let bytes = resource.encode();
+        let name = resource.name();
+        let back = Resource::decode(resource.kind(), name.as_str(), &bytes).unwrap();
+        assert_eq!(back, resource);
+        assert_eq!(back.encode(), bytes);
+    }
+}
+
+#[test]
+fn a_resource_under_another_name_is_refused() {
+    for resource in all() {
+        let refused = Resource::decode(resource.kind(), "other", &resource.encode());
+        assert!(matches!(refused, Err(Refusal::Invalid(_))), "{:?}", resource.kind());
+    }
+}
+
+#[test]
+fn a_newer_level_or_none_is_not_understood() {
+    for resource in all() {
+        for level in [0_u64, u64::from(crate::LEVEL) + 1] {
+            // Field 1 as a varint, again at the end: the last one counts.
+            let mut bytes = resource.encode();
+            prost::encoding::encode_key(1, prost::encoding::WireType::Varint, &mut bytes);
+            prost::encoding::encode_varint(level, &mut bytes);
+            let refused = Resource::decode(resource.kind(), resource.name().as_str(), &bytes);
+            assert!(matches!(refused, Err(Refusal::NotUnderstood(_))), "{:?} {level}", resource.kind());
+        }
+    }
+}
+
+#[test]
+fn unknown_enum_values_and_empty_oneofs_are_not_understood() {
+    let policy =
+        v1::Authorization { needs_level: 1, namespace: "a".into(), name: "b".into(), ..Default::default() };
+    let refused = |message: v1::Authorization| {
+        matches!(
+            Resource::decode(Kind::Authorization, "AuthorizationPolicy/a/b", &message.encode_to_vec()),
+            Err(Refusal::NotUnderstood(_))
+        )
+    };
+    for action in [0, 99] {
+        assert!(refused(v1::Authorization { action, ..policy.clone() }), "action {action}");
+    }
+    let rule = |rule| v1::Authorization { action: 1, rules: vec![rule], ..policy.clone() };
+    let empty_match = v1::Source { principals: vec![v1::StringMatch { kind: None }], ..Default::default() };
+    assert!(refused(rule(v1::AuthorizationRule { sources: vec![empty_match], ..Default::default() })));
+    let empty_condition = v1::Condition::default();
+    assert!(refused(rule(v1::AuthorizationRule { conditions: vec![empty_condition], ..Default::default() })));
+}
+
+#[test]
+fn bytes_that_are_no_message_are_refused_and_never_panic() {
+    for kind in Kind::ALL {
+        for bytes in [&[0xff; 16][..], &[8][..], &[0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f][..]] {
+            assert!(Resource::decode(kind, "x", bytes).is_err());
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! A process with an identity, and what binds it.
+
+use crate::names::{Name, Namespace, ResourceName, ServiceName, WorkloadUid};
+use crate::service::Protocol;
+use crate::spiffe::{SpiffeId, TrustDomain};
+use std::net::IpAddr;
+
+/// What metrics call a workload: the mesh's own words, never a peer's. What is not known is
+/// `unknown`, as in Istio.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Description {
+    /// The workload's (Deployment's) name.
+    pub workload: Box<str>,
+    /// Its namespace.
+    pub namespace: Box<str>,
+    /// Its service account.
+    pub service_account: Box<str>,
+    /// Label `app`.
+    pub app: Box<str>,
+    /// Label `version`.
+    pub version: Box<str>,
+    /// Istio's canonical service.
+    pub canonical_service: Box<str>,
+    /// Istio's canonical revision.
+    pub canonical_revision: Box<str>,
+    /// The cluster.
+    pub cluster: Box<str>,
+}
+
+/// The word for what is not known.
+pub const UNKNOWN: &str = "unknown";
+
+impl Default for Description {
+    fn default() -> Self {
+        let unknown = || Box::from(UNKNOWN);
+        Self {
+            workload: unknown(),
+            namespace: unknown(),
+            service_account: unknown(),
+            app: unknown(),
+            version: unknown(),
+            canonical_service: unknown(),
+            canonical_revision: unknown(),
+            cluster: unknown(),
+        }
+    }
+}
+
+/// One workload.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Workload {
+    /// Its UID.
+    pub uid: WorkloadUid,
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its service account.
+    pub service_account: Name,
+    /// Its trust domain.
+    pub trust_domain: TrustDomain,
+    /// What metrics call it.
+    pub description: Description,
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports, as the mesh advertises them.
+    pub ports: Vec<WorkloadPort>,
+    /// Every AuthorizationPolicy that binds it.
+    pub authorizations: Vec<ResourceName>,
+    /// Every PeerAuthentication that binds it.
+    pub peer_authentications: Vec<ResourceName>,
+    /// Every RequestAuthentication that binds it.
+    pub request_authentications: Vec<ResourceName>,
+}
+
+/// One port of a workload.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct WorkloadPort {
+    /// The number.
+    pub port: u16,
+    /// What is spoken on it.
+    pub protocol: Protocol,
+    /// The Services, each by its own port, that lead to it.
+    pub services: Vec<(ServiceName, u16)>,
+}
+
+impl Workload {
+    /// Its identity.
+    pub fn identity(&self) -> SpiffeId {
+        SpiffeId::new(&self.trust_domain, &self.namespace, &self.service_account)
+    }
+
+    /// The port of that number.
+    pub fn port(&self, port: u16) -> Option<&WorkloadPort> {
+        self.ports.iter().find(|held| held.port == port)
+    }
+}

@@ -1,0 +1,293 @@
+//! The client: requests over a shared connection.
+//!
+//! A [`ClientConnection`] is a handle that the pool keeps and clones; its [`Driver`] moves the
+//! frames in one task per connection. A request costs no task: `send` resolves with the head of
+//! the answer, and what is left of the upload rides in the answer's body. It never queues behind
+//! the peer's limit of streams: `has_room` says when another connection is due. Whether a failed
+//! request can have reached the peer is told as far as it can be proved.
+
+use super::convert::{Peer, request_to_h2, response_from_h2};
+use super::outgoing::{Outgoing, OutgoingError};
+use super::server::length_of;
+use super::settings::Settings;
+use super::watch::{Meter, Metered, Verdict, Watch};
+use crate::h1::{Delivered, SendError};
+use crate::http::{Body, BodyError, H2Body, Request, RequestHead, Response};
+use crate::stream::Stream;
+use ::h2::client::{Connection, ResponseFuture, SendRequest};
+use ::h2::{Error, Reason as Code, RecvStream};
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use weft_model::reason::Reason;
+
+/// Streams we open before the peer has said how many it takes: what RFC 9113 asks peers to take.
+const STREAMS_UNTIL_TOLD: usize = 100;
+
+/// A connection to a server. Clones share it; it closes when the last one is dropped and no
+/// stream is open.
+#[derive(Clone)]
+pub struct ClientConnection {
+    shared: Rc<Shared>,
+}
+
+/// Moves the connection's frames; spawn it. Ends with the connection.
+#[must_use = "nothing moves until the driver is polled"]
+pub struct Driver {
+    connection: Connection<Metered, Bytes>,
+    watch: Watch,
+    status: Rc<Status>,
+}
+
+struct Shared {
+    requests: RefCell<SendRequest<Bytes>>,
+    status: Rc<Status>,
+    meter: Rc<Meter>,
+    peer: Rc<Peer>,
+    streams_max: usize,
+}
+
+/// What handle, driver and streams share.
+#[derive(Debug, Default)]
+struct Status {
+    in_flight: Cell<usize>,
+    opened: Cell<u64>,
+    closed: Cell<bool>,
+}
+
+/// One request in flight.
+pub(crate) struct Ticket(Rc<Status>);
+
+// === impl ClientConnection ===
+
+impl ClientConnection {
+    /// Begins a connection. The peer's settings are not waited for.
+    pub async fn handshake(stream: Stream, settings: &Settings) -> Result<(Self, Driver), Reason> {
+        let (stream, meter) = Metered::new(stream);
+        let handshake = builder(settings).handshake::<_, Bytes>(stream);
+        let Ok(done) = tokio::time::timeout(settings.handshake_timeout, handshake).await else {
+            return Err(Reason::ConnectTimeout);
+        };
+        let (requests, mut connection) = done.map_err(|_| Reason::ConnectFailed)?;
+        let status = Rc::new(Status::default());
+        let watch = Watch::new(settings, Rc::clone(&meter), connection.ping_pong(), None);
+        let shared = Rc::new(Shared {
+            requests: RefCell::new(requests),
+            status: Rc::clone(&status),
+            meter,
+            peer: Rc::new(Peer { limits: settings.limits.clone(), mesh: settings.mesh }),
+            streams_max: settings.streams_max as usize,
+        });
+        Ok((Self { shared }, Driver { connection, watch, status }))
+    }
+
+    /// Whether a request may be sent: no error, no GOAWAY, stream numbers left.
+    pub fn is_open(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        // Pending only while an earlier request waits for the peer's limit.
+        !self.shared.status.closed.get()
+            && !matches!(self.shared.requests.borrow_mut().poll_ready(&mut cx), Poll::Ready(Err(_)))
+    }
+
+    /// Requests whose answer has not been read to its end.
+    pub fn in_flight(&self) -> usize {
+        self.shared.status.in_flight.get()
+    }
+
+    /// How many the peer takes at once, and we send.
+    pub fn capacity(&self) -> usize {
+        self.shared.requests.borrow().current_max_send_streams().min(self.shared.streams_max)
+    }
+
+    /// Whether one more would go out at once.
+    pub fn has_room(&self) -> bool {
+        self.in_flight() < self.capacity()
+    }
+
+    /// Sends a request and waits for the head of its answer. Dropping the future, or later the
+    /// answer's body, takes the request back.
+    pub async fn send(&self, request: Request) -> Result<Response, SendError> {
+        let shared = &self.shared;
+        let Request { mut head, body } = request;
+        if !self.has_room() {
+            return Err(refused(Reason::Overloaded, head, body));
+        }
+        let end = body.is_end();
+        let converted = match request_to_h2(&mut head, body.exact_length(), shared.peer.mesh) {
+            Ok(converted) => converted,
+            Err(reason) => return Err(refused(reason, head, body)),
+        };
+        let written = shared.meter.written();
+        let sent = shared.requests.borrow_mut().send_request(converted, end);
+        let Ok((answer, stream)) = sent else {
+            return Err(refused(Reason::ConnectionReset, head, body));
+        };
+        let ticket = Ticket::new(&shared.status);
+        // A body at hand can be given back even after it was sent: a clone of it is a count.
+        let kept = match &body {
+            Body::Empty => Some(Body::Empty),
+            Body::Full(bytes) => Some(Body::Full(bytes.clone())),
+            _ => None,
+        };
+        let mut upload =
+            if end { None } else { Some(Outgoing::new(body, stream, shared.peer.limits.stall_timeout)) };
+        match wait(answer, &mut upload).await {
+            Ok(answer) => self.receive(answer, upload, ticket).map_err(|reason| SendError {
+                reason,
+                delivered: Delivered::Maybe,
+                aborted: false,
+                request: None,
+            }),
+            Err(Failure::Source(BodyError { reason, aborted })) => {
+                Err(SendError { reason, delivered: Delivered::Maybe, aborted, request: None })
+            }
+            Err(Failure::Stream(error)) => {
+                let unwritten = shared.meter.written() == written;
+                let (reason, delivered) = judge(&error, unwritten);
+                let body = kept.or_else(|| upload.and_then(Outgoing::into_untouched));
+                // Whole whatever its delivery: whether it may go out again is the caller's to say.
+                let request = body.map(|body| Box::new(Request::new(head, body)));
+                Err(SendError { reason, delivered, aborted: false, request })
+            }
+        }
+    }
+
+    fn receive(
+        &self,
+        answer: http::Response<RecvStream>,
+        upload: Option<Outgoing>,
+        ticket: Ticket,
+    ) -> Result<Response, Reason> {
+        let (parts, stream) = answer.into_parts();
+        let head = response_from_h2(&parts, &self.shared.peer)?;
+        if stream.is_end_stream() {
+            return Ok(Response::new(head, Body::Empty));
+        }
+        let length = parts.headers.get(CONTENT_LENGTH).and_then(length_of);
+        let peer = Rc::clone(&self.shared.peer);
+        let upload = upload.filter(|upload| !upload.is_done()).map(Box::new);
+        let body = H2Body::response(stream, length, peer, upload, ticket);
+        Ok(Response::new(head, Body::H2(body)))
+    }
+}
+
+fn builder(settings: &Settings) -> ::h2::client::Builder {
+    let mut builder = ::h2::client::Builder::new();
+    builder
+        .enable_push(false)
+        .initial_max_send_streams(STREAMS_UNTIL_TOLD)
+        .initial_window_size(settings.stream_window)
+        .initial_connection_window_size(settings.connection_window)
+        .max_frame_size(settings.frame_bytes_max)
+        .max_header_list_size(settings.header_list_max())
+        .max_send_buffer_size(settings.send_buffer_bytes_max)
+        // Every request that is given up is reset by us; late frames of it are not an error.
+        .max_concurrent_reset_streams(settings.streams_max as usize)
+        .reset_stream_duration(std::time::Duration::from_secs(1))
+        .max_local_error_reset_streams(Some(256));
+    builder
+}
+
+enum Failure {
+    /// The body of the request could not be read.
+    Source(BodyError),
+    /// The stream broke.
+    Stream(Error),
+}
+
+/// Waits for the head of the answer, sending the body meanwhile.
+async fn wait(
+    mut answer: ResponseFuture,
+    upload: &mut Option<Outgoing>,
+) -> Result<http::Response<RecvStream>, Failure> {
+    poll_fn(|cx| {
+        if let Some(outgoing) = upload {
+            match outgoing.poll(cx) {
+                Poll::Pending => {}
+                // The answer says what the peer made of it.
+                Poll::Ready(Ok(()) | Err(OutgoingError::Gone)) => {}
+                Poll::Ready(Err(OutgoingError::Body(error))) => {
+                    outgoing.reset(Code::CANCEL);
+                    return Poll::Ready(Err(Failure::Source(error)));
+                }
+                Poll::Ready(Err(OutgoingError::Stalled)) => {
+                    outgoing.reset(Code::CANCEL);
+                    return Poll::Ready(Err(Failure::Source(BodyError::new(Reason::RequestTimeout))));
+                }
+            }
+        }
+        Pin::new(&mut answer).poll(cx).map_err(Failure::Stream)
+    })
+    .await
+}
+
+/// Nothing of it was sent.
+fn refused(reason: Reason, head: RequestHead, body: Body) -> SendError {
+    SendError {
+        reason,
+        delivered: Delivered::No,
+        aborted: false,
+        request: Some(Box::new(Request::new(head, body))),
+    }
+}
+
+/// What a broken stream says about its request.
+fn judge(error: &Error, unwritten: bool) -> (Reason, Delivered) {
+    if error.is_remote() {
+        // REFUSED_STREAM says it outright. A GOAWAY reaches a stream as its error only if its
+        // number is above the last one that the peer processed.
+        if error.is_go_away() || error.reason() == Some(Code::REFUSED_STREAM) {
+            return (Reason::PeerRefused, Delivered::No);
+        }
+        return (Reason::ConnectionReset, Delivered::Maybe);
+    }
+    // The connection ended before a byte was written that could have been of this request.
+    if unwritten && !error.is_reset() {
+        return (Reason::ConnectionReset, Delivered::No);
+    }
+    let reason = if error.is_library() { Reason::ResponseMalformed } else { Reason::ConnectionReset };
+    (reason, Delivered::Maybe)
+}
+
+// === impl Driver ===
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let busy = this.status.in_flight.get() > 0;
+        let dead = matches!(this.watch.poll(cx, this.status.opened.get(), busy), Poll::Ready(Verdict::Dead));
+        if dead || Pin::new(&mut this.connection).poll(cx).is_ready() {
+            this.status.closed.set(true);
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.status.closed.set(true);
+    }
+}
+
+// === impl Ticket ===
+
+impl Ticket {
+    fn new(status: &Rc<Status>) -> Self {
+        status.in_flight.set(status.in_flight.get() + 1);
+        status.opened.set(status.opened.get() + 1);
+        Self(Rc::clone(status))
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get().saturating_sub(1));
+    }
+}

@@ -1,0 +1,71 @@
+//! Answers the proxy makes itself, as the client understands them, and the mesh's internal fields.
+//!
+//! The only mapping from a reason to an HTTP or gRPC answer. An answer of the proxy always carries
+//! `x-weft-reason`; fields named `x-weft-…` never pass from an application, in either direction.
+
+use super::{Body, Headers, Known, Response, StatusCode};
+use weft_model::reason::Reason;
+
+const INTERNAL: &[u8] = b"x-weft-";
+
+/// A local answer in the form its client reads: a gRPC client is told by `grpc-status` in an answer
+/// of headers alone (gRPC over HTTP/2, "Trailers-Only").
+pub fn for_client(response: Response, reason: Reason, grpc: bool) -> Response {
+    if !grpc {
+        return response;
+    }
+    let mut headers = Headers::with_capacity(8, 256);
+    let status = reason.grpc_status().to_string();
+    // Constants and a number: they follow the grammar.
+    let _ = headers.append_known(Known::ContentType, b"application/grpc");
+    let _ = headers.append_known(Known::GrpcStatus, status.as_bytes());
+    let _ = headers.append_known(Known::GrpcMessage, reason.text().as_bytes());
+    let _ = headers.append_known(Known::XWeftReason, reason.label().as_bytes());
+    if response.head.headers().contains(Known::XWeftUndelivered) {
+        let _ = headers.append_known(Known::XWeftUndelivered, b"1");
+    }
+    Response::new(super::ResponseHead::new(StatusCode::OK, headers), Body::Empty)
+}
+
+/// Marks a local answer: nothing of the request reached the application.
+pub fn undelivered(mut response: Response) -> Response {
+    // A constant that follows the grammar.
+    let _ = response.head.headers_mut().insert_known(Known::XWeftUndelivered, b"1");
+    response
+}
+
+/// Removes the mesh's internal fields.
+pub fn strip_internal(headers: &mut Headers) {
+    let internal =
+        |name: &[u8]| name.get(..INTERNAL.len()).is_some_and(|head| head.eq_ignore_ascii_case(INTERNAL));
+    if headers.iter().any(|field| internal(field.name)) {
+        headers.retain(|field| !internal(field.name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn internal_fields_go_in_any_case() {
+        let mut headers = Headers::new();
+        for name in ["X-Weft-Reason", "x-weft-anything", "x-weftish", "host"] {
+            headers.append(name, b"1").unwrap();
+        }
+        strip_internal(&mut headers);
+        let left: Vec<_> = headers.iter().map(|field| field.name_str().to_owned()).collect();
+        assert_eq!(left, ["x-weftish", "host"]);
+    }
+
+    #[test]
+    fn every_reason_reaches_a_grpc_client_as_its_grpc_status() {
+        for reason in Reason::ALL {
+            let response = for_client(Response::local(*reason), *reason, true);
+            assert_eq!(response.head.status, StatusCode::OK);
+            let status = response.head.headers().get_str(Known::GrpcStatus).unwrap();
+            assert_eq!(status, reason.grpc_status().to_string());
+            assert!(response.head.headers().contains(Known::XWeftReason));
+        }
+    }
+}

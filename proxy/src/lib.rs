@@ -1,0 +1,31 @@
+//! The data plane: one process beside the application that carries its calls.
+//!
+//! A request's way out: `listener` → `detect` → `outbound` (destination, route) → `outbound/http`
+//! (the stack) → `outbound/balancer` → `pool` → `tls/connect` → peer. In: `listener` → `detect` →
+//! `tls/accept` → `inbound` → `inbound/http` (the stack: authorization) → `pool` → application.
+//! Beside them, on a thread of their own: `control` (what the mesh says), `identity` (who we are),
+//! `admin` (what operators ask).
+
+#![forbid(unsafe_code)]
+
+pub mod access_log;
+pub mod control;
+pub mod describe;
+pub mod detect;
+pub mod exchange;
+pub mod h1;
+pub mod h2;
+pub mod http;
+pub mod identity;
+pub mod inbound;
+pub mod listener;
+pub mod metrics;
+pub mod outbound;
+pub mod policy;
+pub mod pool;
+pub mod settings;
+pub mod shared;
+pub mod state;
+pub mod stream;
+pub mod tls;
+pub mod worker;

@@ -1,0 +1,98 @@
+//! The accept loop: a permit first, then a connection, then a task of its own.
+//!
+//! It never ends by itself: an error of one connection is that connection's, and when the process
+//! runs out of file descriptors it pauses, so that nothing spins and nothing dies. It reads nothing.
+
+use crate::h1::Drain;
+use crate::metrics::Direction;
+use crate::worker::Worker;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use weft_runtime::{drain, spawn_local};
+
+/// Connections a worker holds at once, of both directions: at about 10 KiB each, a third of a
+/// gigabyte; past it new ones wait in the backlog.
+pub const DEFAULT_CONNECTIONS_MAX: usize = 32_768;
+
+/// How long to wait when the process or the system has no file descriptor left.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long to wait while the worker holds as many connections as it may.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
+
+/// Accepts until dropped.
+pub async fn accept<F, Fut>(worker: Rc<Worker>, listener: TcpListener, direction: Direction, serve: F)
+where
+    F: Fn(Rc<Worker>, TcpStream, SocketAddr) -> Fut,
+    Fut: Future<Output = ()> + 'static,
+{
+    loop {
+        while worker.connections.open() >= DEFAULT_CONNECTIONS_MAX {
+            worker.connections.refused();
+            tokio::time::sleep(FULL_PAUSE).await;
+        }
+        let (stream, client) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) if is_of_one_connection(&error) => continue,
+            Err(error) => {
+                tracing::warn!(%error, "accepting pauses");
+                worker.connections.refused();
+                tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                continue;
+            }
+        };
+        // Small writes leave at once; the peer's delayed acknowledgement must not hold an answer.
+        if stream.set_nodelay(true).is_err() {
+            continue;
+        }
+        let open = worker.connections.accepted(direction);
+        let guard = worker.shared.drain.opened();
+        let serving = serve(worker.clone(), stream, client);
+        spawn_local("connection", async move {
+            serving.await;
+            drop((open, guard));
+        });
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// How long an idle connection may still bring a request once the process drains. Peers are told to
+/// go by answers and GOAWAY; one that says nothing for so long will not miss the connection.
+const DRAIN_IDLE_GRACE: Duration = Duration::from_secs(2);
+
+/// The drain as HTTP/1 connections see it.
+#[derive(Clone, Debug)]
+pub struct ConnectionDrain(drain::Watch);
+
+impl ConnectionDrain {
+    /// Follows the process's drain.
+    pub fn new(watch: &drain::Watch) -> Self {
+        Self(watch.clone())
+    }
+}
+
+impl Drain for ConnectionDrain {
+    fn draining(&self) -> bool {
+        self.0.is_draining()
+    }
+
+    async fn quiet(&self) {
+        self.0.draining().await;
+        tokio::select! {
+            () = self.0.forced() => {}
+            () = tokio::time::sleep(DRAIN_IDLE_GRACE) => {}
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! THE outbound stack: what happens to a request on its way out, in order.
+//!
+//! | step | why here |
+//! |---|---|
+//! | destination | everything after depends on it; unknown ends here |
+//! | hop-by-hop and internal fields removed | before any rule sees them: an application cannot speak as the mesh |
+//! | route: rule, filters, backend | on the request as the application sent it |
+//! | deadline | around all tries, so that retries spend it |
+//! | tries: balancer → pool → wire | each try is another endpoint |
+//! | answer: internal fields, filters | what the peer's proxy says of itself stays visible |
+//! | record | last, so that it sees the answer that the application sees |
+
+use super::balancer::Replica;
+use super::retry::{self, TRIES_MAX};
+use super::{DIRECTION, Port, Target, target_of};
+use crate::exchange::{Logged, Record, RequestBytes, count_request, observe};
+use crate::h1::{Delivered, Handler, SendError};
+use crate::http::respond::{self, strip_internal};
+use crate::http::{Body, Known, Request, RequestHead, Response, filter};
+use crate::metrics::{Ends, ServiceLabels};
+use crate::policy::Asked;
+use crate::pool::Wire;
+use crate::worker::Worker;
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use weft_model::reason::Reason;
+use weft_model::request::HttpFacts;
+use weft_model::route::{Backend, Filter};
+use weft_model::route_table::Lookup;
+use weft_model::service::Protocol;
+
+/// One connection from the application.
+pub struct Outbound {
+    worker: Rc<Worker>,
+    client: SocketAddr,
+    target: Target,
+    /// What the last request found, valid for that version of the policy.
+    found: RefCell<Option<(u64, Rc<Port>)>>,
+}
+
+/// What a request is to do, once its route is known.
+struct Plan {
+    /// Where it goes.
+    port: Rc<Port>,
+    /// Filters of the rule and backend that edit the answer; none on most requests.
+    filters: Vec<Filter>,
+    timeout: Option<Duration>,
+    try_timeout: Option<Duration>,
+}
+
+/// How a request fared.
+struct Fared {
+    response: Response,
+    replica: Option<Rc<Replica>>,
+    in_flight: Option<crate::pool::InFlight>,
+    reason: Option<Reason>,
+    tries: u32,
+}
+
+impl Outbound {
+    /// A connection's handler.
+    pub fn new(worker: Rc<Worker>, client: SocketAddr, target: Target) -> Self {
+        Self { worker, client, target, found: RefCell::default() }
+    }
+
+    async fn port(&self, head: &RequestHead) -> Result<Rc<Port>, Reason> {
+        let worker = &self.worker;
+        match &self.target {
+            Target::Destination { asked, port } => {
+                let version = worker.policy.version();
+                if let Some((held, port)) = &*self.found.borrow()
+                    && *held == version
+                {
+                    return Ok(port.clone());
+                }
+                let port = worker.destinations.port(worker, asked, *port).await?;
+                *self.found.borrow_mut() = Some((version, port.clone()));
+                Ok(port)
+            }
+            Target::Proxy => {
+                let (asked, port): (Asked, u16) = target_of(worker, head.authority(), Some(80))?;
+                worker.destinations.port(worker, &asked, port).await
+            }
+        }
+    }
+
+    /// Chooses rule, filters and backend, and edits the request as they say.
+    fn plan(&self, port: Rc<Port>, head: &mut RequestHead) -> Result<Plan, Box<Response>> {
+        let local = |reason| Box::new(Response::local(reason));
+        if port.model.unresolved.is_some() {
+            return Err(local(Reason::ResourceUnresolved));
+        }
+        let policy = self.worker.policy.current();
+        let timeout_default = policy.config.request_timeout_default;
+        let model = port.model.clone();
+        let chosen = {
+            let facts = HttpFacts {
+                method: head.method.as_str(),
+                authority: head.authority(),
+                path: head.path(),
+                query: head.query(),
+                headers: head.headers(),
+                remote_address: self.client.ip(),
+            };
+            match model.routes.lookup(&facts) {
+                Lookup::Unrouted => {
+                    let timeout = timeout_default;
+                    return Ok(Plan { port, filters: Vec::new(), timeout, try_timeout: None });
+                }
+                Lookup::NotFound => return Err(local(Reason::RouteNotFound)),
+                Lookup::Unresolved(_) => return Err(local(Reason::ResourceUnresolved)),
+                Lookup::Rule(chosen) => chosen,
+            }
+        };
+        let (rule, matched) = (chosen.rule, &chosen.matched.path);
+        filter::apply_to_request(head, &rule.filters, matched)?;
+        let backend = self.pick_backend(&rule.backends).ok_or_else(|| local(Reason::BackendInvalid))?;
+        filter::apply_to_request(head, &backend.filters, matched)?;
+        let named = backend.service.as_ref().ok_or_else(|| local(Reason::BackendInvalid))?;
+        let backend_model = model.backends.get(named).ok_or_else(|| local(Reason::BackendInvalid))?;
+        let to = self.worker.destinations.of(&self.worker, backend_model);
+        // Collected only where there are any: an empty Vec allocates nothing.
+        let filters = rule
+            .filters
+            .iter()
+            .chain(&backend.filters)
+            .filter(|filter| matches!(filter, Filter::ResponseHeaders(_)))
+            .cloned()
+            .collect();
+        let timeout = match rule.request_timeout {
+            Some(Duration::ZERO) => None,
+            Some(timeout) => Some(timeout),
+            None => timeout_default,
+        };
+        let try_timeout = rule.backend_request_timeout.filter(|timeout| !timeout.is_zero());
+        Ok(Plan { port: to, filters, timeout, try_timeout })
+    }
+
+    fn pick_backend<'a>(&self, backends: &'a [Backend]) -> Option<&'a Backend> {
+        let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
+        if let [only] = backends {
+            return (total > 0).then_some(only);
+        }
+        let total = usize::try_from(total).ok().filter(|total| *total > 0)?;
+        let mut drawn = self.worker.random.borrow_mut().below(total) as u64;
+        backends.iter().find(|backend| {
+            let weight = u64::from(backend.weight);
+            let here = drawn < weight;
+            drawn = drawn.saturating_sub(weight);
+            here
+        })
+    }
+
+    /// Makes tries until one answers, each at another endpoint.
+    async fn try_endpoints(&self, plan: &Plan, mut request: Request, wire: Wire) -> Fared {
+        let worker = &self.worker;
+        let port = &plan.port;
+        let method = request.head.method.clone();
+        port.budget.deposit();
+        let mut tried: Vec<Rc<Replica>> = Vec::new();
+        let pick = |tried: &[Rc<Replica>]| {
+            port.balancer.pick(tried, &mut worker.random.borrow_mut(), Instant::now())
+        };
+        let Some(mut replica) = pick(&tried) else { return Fared::local(Reason::EndpointsMissing, None, 1) };
+        loop {
+            let in_flight = replica.pool.begin();
+            let wire = if replica.identity.is_none() { plain_wire(wire, port.model.protocol) } else { wire };
+            let sent = replica.pool.send(worker, request, wire);
+            let sent = match plan.try_timeout {
+                None => sent.await,
+                Some(timeout) => match tokio::time::timeout(timeout, sent).await {
+                    Ok(sent) => sent,
+                    Err(_) => Err(SendError {
+                        reason: Reason::RequestTimeout,
+                        delivered: Delivered::Maybe,
+                        aborted: false,
+                        request: None,
+                    }),
+                },
+            };
+            let tries = tried.len() + 1;
+            let error = match sent {
+                Ok(response) => {
+                    replica.succeeded();
+                    let (replica, in_flight) = (Some(replica), Some(in_flight));
+                    return Fared { response, replica, in_flight, reason: None, tries: count(tries) };
+                }
+                Err(error) => error,
+            };
+            if matches!(
+                error.reason,
+                Reason::ConnectFailed
+                    | Reason::ConnectTimeout
+                    | Reason::PeerIdentityMismatch
+                    | Reason::ConnectionReset
+            ) {
+                replica.failed(Instant::now());
+            }
+            tried.push(replica.clone());
+            // Another endpoint, else none: what failed here would fail here again.
+            let (again, next) = match (error.request, pick(&tried)) {
+                (Some(back), Some(next)) if retry::is_safe(&method, error.delivered) && tries < TRIES_MAX => {
+                    (back, next)
+                }
+                _ => return Fared::local(error.reason, Some(replica), tries),
+            };
+            if !port.budget.withdraw(Instant::now()) {
+                worker.metrics.retried(error.reason, "budget");
+                return Fared::local(Reason::RetryBudgetExhausted, Some(replica), tries);
+            }
+            worker.metrics.retried(error.reason, "made");
+            request = *again;
+            replica = next;
+        }
+    }
+
+    fn record(&self, logged: Option<Logged>, started: Instant, ends: Rc<Ends>, grpc: bool) -> Record {
+        Record {
+            worker: self.worker.clone(),
+            started,
+            ends,
+            client: self.client,
+            endpoint: None,
+            tries: 0,
+            grpc,
+            reason: None,
+            detail: None,
+            logged,
+            request_bytes: RequestBytes::Exact(0),
+            in_flight: None,
+        }
+    }
+
+    /// The ends of a request that reached no endpoint.
+    fn ends_nowhere(&self, service: Arc<ServiceLabels>) -> Rc<Ends> {
+        let own = &self.worker.policy.current().own;
+        Rc::new(Ends {
+            direction: DIRECTION,
+            source: own.description.clone(),
+            source_identity: own.workload.as_ref().map(|workload| Arc::new(workload.identity())),
+            destination: Arc::default(),
+            destination_identity: None,
+            service,
+            mutual_tls: false,
+            cells: RefCell::default(),
+        })
+    }
+
+    /// An answer of our own, counted and written down.
+    fn answer(&self, mut response: Response, reason: Reason, mut record: Record) -> Response {
+        self.worker.metrics.answered(DIRECTION, reason);
+        record.reason = Some(reason);
+        response = respond::for_client(response, reason, record.grpc);
+        observe(response, record)
+    }
+}
+
+impl Handler for Outbound {
+    async fn call(&self, request: Request) -> Response {
+        let started = Instant::now();
+        let Request { mut head, body } = request;
+        let grpc = head.is_grpc();
+        let logged = Some(Logged::new(&head));
+        let port = match self.port(&head).await {
+            Ok(port) => port,
+            Err(reason) => {
+                let record = self.record(logged, started, self.ends_nowhere(Arc::default()), grpc);
+                return self.answer(Response::local(reason), reason, record);
+            }
+        };
+        let upgrade = head.upgrade().is_some();
+        strip_internal(head.headers_mut());
+        head.headers_mut().remove_hop_by_hop(upgrade);
+        // An HTTP/1.0 client may name no host; beyond this hop every request has one.
+        if head.authority().is_empty() && head.set_authority(&port.labels.host).is_err() {
+            return self.refuse(Reason::HostInvalid, Some(&head));
+        }
+        let plan = match self.plan(port.clone(), &mut head) {
+            Ok(plan) => plan,
+            Err(response) => {
+                let label = response.head.headers().get_str(Known::XWeftReason);
+                let reason = label.and_then(Reason::from_label).unwrap_or(Reason::Internal);
+                let record = self.record(logged, started, self.ends_nowhere(port.labels.clone()), grpc);
+                return self.answer(*response, reason, record);
+            }
+        };
+        let wire = match (upgrade, grpc) {
+            (true, _) => Wire::Http1,
+            (false, true) => Wire::Http2,
+            (false, false) => Wire::Any,
+        };
+        let (body, request_bytes) = count_request(body);
+        let tries = self.try_endpoints(&plan, Request::new(head, body), wire);
+        let fared = match plan.timeout {
+            None => tries.await,
+            Some(timeout) => match tokio::time::timeout(timeout, tries).await {
+                Ok(fared) => fared,
+                Err(_) => Fared::local(Reason::RequestTimeout, None, 1),
+            },
+        };
+        let ends = match &fared.replica {
+            Some(replica) => replica.ends(&self.worker, &plan.port.labels),
+            None => self.ends_nowhere(plan.port.labels.clone()),
+        };
+        let mut record = self.record(logged, started, ends, grpc);
+        record.request_bytes = request_bytes;
+        record.tries = fared.tries;
+        record.in_flight = fared.in_flight;
+        if let Some(replica) = &fared.replica {
+            record.endpoint = Some(replica.endpoint.address);
+        }
+        let mut response = fared.response;
+        if let Some(reason) = fared.reason {
+            return self.answer(response, reason, record);
+        }
+        let headers = response.head.headers_mut();
+        if fared.replica.is_some_and(|replica| replica.identity.is_none()) {
+            strip_internal(headers);
+        }
+        if !matches!(response.body, Body::Tunnel(_)) {
+            headers.remove_hop_by_hop(false);
+        }
+        filter::apply_to_response(headers, &plan.filters);
+        observe(response, record)
+    }
+
+    fn refuse(&self, reason: Reason, head: Option<&RequestHead>) -> Response {
+        let ends = self.ends_nowhere(Arc::default());
+        let record = self.record(head.map(Logged::new), Instant::now(), ends, false);
+        self.answer(Response::local(reason), reason, record)
+    }
+}
+
+impl Fared {
+    fn local(reason: Reason, replica: Option<Rc<Replica>>, tries: usize) -> Self {
+        Self {
+            response: Response::local(reason),
+            replica,
+            in_flight: None,
+            reason: Some(reason),
+            tries: count(tries),
+        }
+    }
+}
+
+fn count(tries: usize) -> u32 {
+    u32::try_from(tries).unwrap_or(u32::MAX)
+}
+
+/// To a plain endpoint there is no choice by load: what the port declares, else HTTP/1.1, but
+/// gRPC only exists over HTTP/2.
+fn plain_wire(wire: Wire, protocol: Protocol) -> Wire {
+    match (wire, protocol) {
+        (Wire::Http2, _) => Wire::Http2,
+        (Wire::Any, Protocol::Http2 | Protocol::Grpc) => Wire::Http2,
+        _ => Wire::Http1,
+    }
+}

@@ -1,0 +1,328 @@
+//! Connections to one place: an endpoint's proxy, a plain endpoint, or the application.
+//!
+//! HTTP/1.1 connections carry one exchange at a time and come back when it is over; HTTP/2 ones are
+//! shared. Between proxies the wire is chosen by load: while few requests are in flight to the peer
+//! HTTP/1.1 is cheaper (each request pays its own wake-ups either way), with many HTTP/2 is (writes
+//! batch). gRPC always goes over HTTP/2 and Upgrade always over HTTP/1.1. A pool belongs to a worker.
+
+use crate::h1::{self, Delivered, Recycle, SendError};
+use crate::h2;
+use crate::http::{Limits, Request, Response};
+use crate::metrics::Direction;
+use crate::stream::Stream;
+use crate::tls::{Connector, MeshAlpn};
+use crate::worker::Worker;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use weft_model::reason::Reason;
+use weft_runtime::spawn_local;
+
+/// How long a TCP and TLS handshake may take together. Within a cluster a second is three lost
+/// packets; longer, and another endpoint is the better try.
+pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Idle HTTP/1.1 connections kept per place and worker.
+const IDLE_MAX: usize = 64;
+
+/// How long a connection may lie idle. Below the five minutes after which our own server side
+/// closes, so that the one who closes is the one who knows that nothing is under way.
+const IDLE_AGE_MAX: Duration = Duration::from_secs(90);
+
+/// In flight to a peer from which on HTTP/2 is the cheaper wire.
+const H2_IN_FLIGHT_MIN: usize = 4;
+
+/// HTTP/2 connections to one place from one worker.
+const H2_CONNECTIONS_MAX: usize = 8;
+
+/// Which wire a request must or may take.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Wire {
+    /// By load.
+    Any,
+    /// One exchange at a time.
+    Http1,
+    /// Multiplexed.
+    Http2,
+}
+
+/// How to get a connection.
+#[derive(Clone, Debug)]
+pub enum Dial {
+    /// In plaintext.
+    Plain,
+    /// By mutual TLS, to a proxy that must prove who it is.
+    Mesh {
+        /// Checks the identity.
+        connector: Arc<Connector>,
+        /// What the connection is for.
+        server_name: Arc<str>,
+    },
+}
+
+/// Connections to one place.
+pub struct Pool {
+    address: SocketAddr,
+    dial: Dial,
+    direction: Direction,
+    idle: RefCell<Vec<(Instant, h1::ClientConnection)>>,
+    shared: RefCell<Vec<h2::ClientConnection>>,
+    connecting: Cell<bool>,
+    connected: Notify,
+    in_flight: Cell<usize>,
+    limits: Rc<Limits>,
+}
+
+/// A request in flight: lowers the count when dropped.
+pub struct InFlight(Rc<Pool>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get().saturating_sub(1));
+    }
+}
+
+// === impl Pool ===
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(address: SocketAddr, dial: Dial, direction: Direction) -> Rc<Self> {
+        Rc::new(Self {
+            address,
+            dial,
+            direction,
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            connecting: Cell::new(false),
+            connected: Notify::new(),
+            in_flight: Cell::new(0),
+            limits: Rc::default(),
+        })
+    }
+
+    /// Where it leads.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+
+    /// Counts a request as in flight until the guard is dropped.
+    pub fn begin(self: &Rc<Self>) -> InFlight {
+        self.in_flight.set(self.in_flight.get() + 1);
+        InFlight(self.clone())
+    }
+
+    /// Sends a request on a connection that is there or on a new one.
+    pub async fn send(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        request: Request,
+        wire: Wire,
+    ) -> Result<Response, SendError> {
+        if self.takes_http2(wire) {
+            return self.send_http2(worker, request).await;
+        }
+        self.send_http1(worker, request).await
+    }
+
+    fn takes_http2(&self, wire: Wire) -> bool {
+        match (wire, &self.dial) {
+            (Wire::Http1, _) | (Wire::Any, Dial::Plain) => false,
+            (Wire::Http2, _) => true,
+            (Wire::Any, Dial::Mesh { .. }) => self.in_flight.get() >= H2_IN_FLIGHT_MIN,
+        }
+    }
+
+    async fn send_http1(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        mut request: Request,
+    ) -> Result<Response, SendError> {
+        // A connection that lay idle may have been closed meanwhile; one that says so before the
+        // request left it costs nothing but a look at the next.
+        while let Some(connection) = self.take_idle() {
+            match connection.send(request, Some(self.clone() as Rc<dyn Recycle>)).await {
+                Err(SendError { delivered: Delivered::No, request: Some(back), .. }) => request = *back,
+                other => return other,
+            }
+        }
+        let stream = match self.connect(worker, MeshAlpn::Http1).await {
+            Ok(stream) => stream,
+            Err(reason) => return Err(undelivered(reason, request)),
+        };
+        let mut connection = h1::ClientConnection::new(stream, self.limits.clone());
+        if matches!(self.dial, Dial::Mesh { .. }) {
+            connection = connection.to_mesh();
+        }
+        connection.send(request, Some(self.clone() as Rc<dyn Recycle>)).await
+    }
+
+    fn take_idle(&self) -> Option<h1::ClientConnection> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some((_, mut connection)) = idle.pop() {
+            if connection.is_open() {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    async fn send_http2(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        mut request: Request,
+    ) -> Result<Response, SendError> {
+        // Twice: a connection that goes away between being found and being used is replaced once.
+        let mut last = Reason::ConnectionReset;
+        for _ in 0..2 {
+            let connection = match self.http2(worker).await {
+                Ok(connection) => connection,
+                Err(reason) => return Err(undelivered(reason, request)),
+            };
+            match connection.send(request).await {
+                Err(SendError { delivered: Delivered::No, request: Some(back), reason, .. })
+                    if reason == Reason::ConnectionReset || !connection.is_open() =>
+                {
+                    request = *back;
+                    last = reason;
+                }
+                other => return other,
+            }
+        }
+        Err(undelivered(last, request))
+    }
+
+    async fn http2(self: &Rc<Self>, worker: &Rc<Worker>) -> Result<h2::ClientConnection, Reason> {
+        loop {
+            let full = {
+                let mut shared = self.shared.borrow_mut();
+                shared.retain(h2::ClientConnection::is_open);
+                if let Some(connection) = shared.iter().find(|connection| connection.has_room()) {
+                    return Ok(connection.clone());
+                }
+                shared.len() >= H2_CONNECTIONS_MAX
+            };
+            if full {
+                return Err(Reason::Overloaded);
+            }
+            if self.connecting.get() {
+                // One handshake at a time; whoever waits takes what it brought, or makes the next.
+                self.connected.notified().await;
+                continue;
+            }
+            self.connecting.set(true);
+            let made = Connecting(self);
+            let connection = self.connect_http2(worker).await;
+            if let Ok(connection) = &connection {
+                self.shared.borrow_mut().push(connection.clone());
+            }
+            drop(made);
+            return connection;
+        }
+    }
+
+    async fn connect_http2(self: &Rc<Self>, worker: &Rc<Worker>) -> Result<h2::ClientConnection, Reason> {
+        let stream = self.connect(worker, MeshAlpn::H2).await?;
+        let settings = match self.dial {
+            Dial::Mesh { .. } => h2::Settings::mesh(),
+            Dial::Plain => h2::Settings::client(),
+        };
+        let (connection, driver) = h2::ClientConnection::handshake(stream, &settings).await?;
+        spawn_local("http2 client", driver);
+        Ok(connection)
+    }
+
+    /// Makes a connection for opaque bytes.
+    pub async fn connect_opaque(&self, worker: &Rc<Worker>) -> Result<Stream, Reason> {
+        self.connect(worker, MeshAlpn::Tcp).await
+    }
+
+    async fn connect(&self, worker: &Rc<Worker>, alpn: MeshAlpn) -> Result<Stream, Reason> {
+        let made = self.try_connect(worker, alpn).await;
+        let outcome = match &made {
+            Ok(_) => "ok",
+            Err(reason) => reason.label(),
+        };
+        worker.connections.dialled(self.direction, outcome);
+        made
+    }
+
+    async fn try_connect(&self, worker: &Rc<Worker>, alpn: MeshAlpn) -> Result<Stream, Reason> {
+        let deadline = Instant::now() + DEFAULT_CONNECT_TIMEOUT;
+        let tcp = match tokio::time::timeout_at(deadline.into(), TcpStream::connect(self.address)).await {
+            Err(_) => return Err(Reason::ConnectTimeout),
+            Ok(Err(error)) => {
+                tracing::debug!(address = %self.address, %error, "connect failed");
+                return Err(Reason::ConnectFailed);
+            }
+            Ok(Ok(tcp)) => tcp,
+        };
+        tcp.set_nodelay(true).map_err(|_| Reason::ConnectFailed)?;
+        match &self.dial {
+            Dial::Plain => Ok(Stream::Tcp(tcp)),
+            Dial::Mesh { connector, server_name } => {
+                let stream = connector.connect(tcp, server_name, alpn, deadline).await.map_err(|error| {
+                    tracing::info!(address = %self.address, expected = %connector.expected(), %error, "mesh handshake failed");
+                    error.reason()
+                })?;
+                worker.connections.handshake(self.direction, alpn.as_str(), is_resumed(&stream));
+                Ok(stream)
+            }
+        }
+    }
+
+    /// Closes what lay idle too long.
+    pub fn sweep(&self, now: Instant) {
+        self.idle.borrow_mut().retain_mut(|(since, connection)| {
+            now.duration_since(*since) < IDLE_AGE_MAX && connection.is_open()
+        });
+        // A handle that is dropped while its connection has no streams closes it.
+        if self.in_flight.get() == 0 && self.idle.borrow().is_empty() {
+            self.shared.borrow_mut().retain(|connection| connection.is_open() && connection.in_flight() > 0);
+        }
+    }
+
+    /// Closes all that is idle: the place is no longer what it was.
+    pub fn close_idle(&self) {
+        self.idle.borrow_mut().clear();
+        self.shared.borrow_mut().clear();
+    }
+}
+
+impl Recycle for Pool {
+    fn recycle(&self, connection: h1::ClientConnection) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < IDLE_MAX {
+            idle.push((Instant::now(), connection));
+        }
+    }
+}
+
+/// Ends the state "connecting" however the handshake ends, its being dropped included.
+struct Connecting<'a>(&'a Pool);
+
+impl Drop for Connecting<'_> {
+    fn drop(&mut self) {
+        self.0.connecting.set(false);
+        self.0.connected.notify_waiters();
+    }
+}
+
+fn undelivered(reason: Reason, request: Request) -> SendError {
+    SendError { reason, delivered: Delivered::No, aborted: false, request: Some(Box::new(request)) }
+}
+
+fn is_resumed(stream: &Stream) -> bool {
+    match stream {
+        Stream::TlsClient(tls) => tls.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
+        _ => false,
+    }
+}

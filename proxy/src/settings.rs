@@ -1,0 +1,378 @@
+//! What the user decides about this one proxy: a YAML file, environment variables, flags; flags win
+//! over the environment, the environment over the file.
+//!
+//! A typo is an error with file and line, a wrong value names the setting, the value and what to do.
+//! What belongs to the mesh (policy, identities, endpoints) is no setting: it comes from the control
+//! API. Nothing is opened or bound here; the files that are read are the settings' own.
+
+mod file;
+mod flags;
+
+pub use flags::Flags;
+
+use crate::access_log::Mode;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+use weft_model::names::{Namespace, ServiceName, WorkloadUid};
+use weft_model::spiffe::SpiffeId;
+use weft_runtime::logging::LogFilter;
+use weft_runtime::workers::{Cgroup, worker_count};
+
+/// Outbound: the applications of this pod, and nobody from outside.
+pub const DEFAULT_OUTBOUND_LISTEN: &str = "127.0.0.1:15001";
+/// Metrics and readiness: Prometheus and the kubelet come from outside.
+pub const DEFAULT_METRICS_LISTEN: &str = "[::]:15020";
+/// What reveals or changes state.
+pub const DEFAULT_ADMIN_LISTEN: &str = "127.0.0.1:15000";
+/// Below Kubernetes' default grace period of 30 s, with time to exit.
+pub const DEFAULT_DRAIN_DEADLINE: Duration = Duration::from_secs(25);
+/// As long as the slowest control plane restart that an application's start should survive.
+pub const DEFAULT_STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
+/// A configuration of yesterday is better than none; one of last week may admit who was let go.
+pub const DEFAULT_LAST_GOOD_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Without a quota every processor of a node would be this proxy's: two carry 100 000 requests/s.
+pub const DEFAULT_WORKERS_MAX: usize = 2;
+
+/// All settings, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which workload this proxy stands for.
+    pub workload: WorkloadUid,
+    /// How to reach the control API.
+    pub control: ControlSettings,
+    /// The applications' side.
+    pub outbound: OutboundSettings,
+    /// The other workloads' side.
+    pub inbound: Vec<InboundSettings>,
+    /// Where metrics and readiness are served.
+    pub metrics: SocketAddr,
+    /// Where state is shown and changed; a loopback address.
+    pub admin: SocketAddr,
+    /// Where key, chain and the last good configuration are kept. `None`: nothing is kept.
+    pub state: Option<PathBuf>,
+    /// How old the last good configuration may be.
+    pub last_good_age_max: Duration,
+    /// How many worker threads.
+    pub workers: NonZeroUsize,
+    /// How long a drain may take.
+    pub drain_deadline: Duration,
+    /// How long connections wait for the certificate and the first configuration.
+    pub startup_timeout: Duration,
+    /// What is logged.
+    pub log: LogFilter,
+    /// Which requests are written down.
+    pub access_log: Mode,
+}
+
+/// How to reach the control API.
+#[derive(Clone, Debug)]
+pub struct ControlSettings {
+    /// Where it listens.
+    pub address: ControlAddress,
+    /// A PEM file with the roots that its certificate must lead to. Re-read.
+    pub roots: PathBuf,
+    /// Who it must prove to be. `None`: `weft-control` of the trust domain that the roots name.
+    pub spiffe_id: Option<SpiffeId>,
+    /// A file with the token for the first certificate. Re-read at each use.
+    pub token: Option<PathBuf>,
+}
+
+/// `HOST:PORT`; a name is resolved anew for each connection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ControlAddress(Box<str>);
+
+/// The applications' side.
+#[derive(Clone, Debug)]
+pub struct OutboundSettings {
+    /// The HTTP proxy port; `None`: turned off.
+    pub listen: Option<SocketAddr>,
+    /// Ports that lead to one Service each.
+    pub services: Vec<ServiceSettings>,
+}
+
+/// A port that leads to one Service.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServiceSettings {
+    /// The Service.
+    pub service: ServiceName,
+    /// Its port.
+    pub port: u16,
+    /// Where this proxy listens for it.
+    pub listen: SocketAddr,
+}
+
+/// One of the workload's own addresses.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct InboundSettings {
+    /// Where this proxy listens: the address that the mesh advertises.
+    pub listen: SocketAddr,
+    /// Where the application listens.
+    pub application: SocketAddr,
+}
+
+/// Why the settings cannot be used. One message, for people.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct SettingsError(String);
+
+// === impl SettingsError ===
+
+impl SettingsError {
+    fn new(message: impl fmt::Display) -> Self {
+        Self(message.to_string())
+    }
+
+    fn missing(setting: &str, flag: &str) -> Self {
+        let variable = flag.replace('-', "_").to_uppercase();
+        Self(format!(
+            "the setting {setting} is missing: set it in the file of --config, by --{flag}, or by WEFT_{variable}"
+        ))
+    }
+}
+
+// === impl ControlAddress ===
+
+impl ControlAddress {
+    /// `HOST:PORT`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ControlAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0) {
+            return Ok(Self(text.into()));
+        }
+        let is_host = |host: &str| weft_model::names::is_subdomain(&host.to_ascii_lowercase());
+        match text.rsplit_once(':') {
+            Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok_and(|port| port != 0) => {
+                Ok(Self(text.into()))
+            }
+            _ => Err("not HOST:PORT, for instance 127.0.0.1:15010".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for ControlAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl ServiceSettings ===
+
+impl FromStr for ServiceSettings {
+    type Err = String;
+
+    /// `NAMESPACE/NAME:PORT=LISTEN`
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = "not NAMESPACE/NAME:PORT=ADDRESS, for instance shop/catalog:80=127.0.0.1:9001";
+        let (target, listen) = text.split_once('=').ok_or(form)?;
+        let (service, port) = target.rsplit_once(':').ok_or(form)?;
+        Ok(Self {
+            service: service.parse().map_err(|error| format!("{error}"))?,
+            port: port.parse().ok().filter(|port| *port != 0).ok_or(form)?,
+            listen: socket_address(listen)?,
+        })
+    }
+}
+
+impl FromStr for InboundSettings {
+    type Err = String;
+
+    /// `LISTEN=APPLICATION`
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (listen, application) = text
+            .split_once('=')
+            .ok_or("not ADVERTISED=APPLICATION, for instance 127.0.1.1:8080=127.0.0.1:3000")?;
+        Ok(Self { listen: socket_address(listen)?, application: socket_address(application)? })
+    }
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("{text:?} is not an IP address and port, for instance 127.0.0.1:8080 or [::1]:8080")
+    })
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// Reads the file that the flags name, lays environment and flags over it, and checks all of it.
+    pub fn load(flags: Flags) -> Result<Self, SettingsError> {
+        let file = match &flags.config {
+            Some(path) => file::read(path)?,
+            None => file::File::default(),
+        };
+        Self::join(flags, file)
+    }
+
+    fn join(flags: Flags, file: file::File) -> Result<Self, SettingsError> {
+        let control = ControlSettings {
+            address: flags
+                .control_address
+                .or(file.control.address.map(file::Parsed::into_inner))
+                .ok_or_else(|| SettingsError::missing("control.address", "control-address"))?,
+            roots: flags
+                .control_roots
+                .or(file.control.roots)
+                .ok_or_else(|| SettingsError::missing("control.roots", "control-roots"))?,
+            spiffe_id: flags.control_spiffe_id.or(file.control.spiffe_id.map(file::Parsed::into_inner)),
+            token: flags.token_file.or(file.control.token),
+        };
+        let outbound_listen =
+            flags.outbound_listen.or(file.outbound.listen.map(file::Parsed::into_inner)).unwrap_or_default();
+        let services = match flags.outbound_service {
+            listed if !listed.is_empty() => listed,
+            _ => file.outbound.services.into_iter().map(file::ServiceEntry::into_settings).collect(),
+        };
+        let inbound = match flags.inbound {
+            listed if !listed.is_empty() => listed,
+            _ => file.inbound.into_iter().map(file::InboundEntry::into_settings).collect(),
+        };
+        let address = |flag: Option<SocketAddr>, file: Option<file::Parsed<SocketAddr>>, default: &str| {
+            flag.or(file.map(file::Parsed::into_inner))
+                .unwrap_or_else(|| default.parse().expect("a default address must parse"))
+        };
+        let duration = |flag: Option<flags::Span>, file: Option<file::Parsed<flags::Span>>, default| {
+            flag.or(file.map(file::Parsed::into_inner)).map_or(default, |span| span.0)
+        };
+        let workers = flags.workers.or(file.workers);
+        let settings = Self {
+            workload: flags
+                .workload
+                .or(file.workload.map(file::Parsed::into_inner))
+                .ok_or_else(|| SettingsError::missing("workload", "workload"))?,
+            control,
+            outbound: OutboundSettings { listen: outbound_listen.0, services },
+            inbound,
+            metrics: address(flags.metrics_listen, file.metrics.listen, DEFAULT_METRICS_LISTEN),
+            admin: address(flags.admin_listen, file.admin.listen, DEFAULT_ADMIN_LISTEN),
+            state: flags.state.or(file.state),
+            last_good_age_max: duration(
+                flags.last_good_age_max,
+                file.last_good_age_max,
+                DEFAULT_LAST_GOOD_AGE_MAX,
+            ),
+            workers: workers
+                .unwrap_or_else(|| worker_count(Cgroup::default().cpu_quota(), DEFAULT_WORKERS_MAX)),
+            drain_deadline: duration(flags.drain_deadline, file.drain.deadline, DEFAULT_DRAIN_DEADLINE),
+            startup_timeout: duration(flags.startup_timeout, file.startup.timeout, DEFAULT_STARTUP_TIMEOUT),
+            log: flags.log.or(file.log.map(file::Parsed::into_inner)).unwrap_or_default(),
+            access_log: flags
+                .access_log
+                .or(file.access_log.map(file::Parsed::into_inner))
+                .unwrap_or_default(),
+        };
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// The namespace of the workload: the first half of its name.
+    pub fn namespace(&self) -> Namespace {
+        let (namespace, _) = self.workload.as_str().split_once('/').unwrap_or_default();
+        namespace.parse().expect("a checked workload must have a namespace")
+    }
+
+    /// Every address this proxy listens on, with the setting that says so.
+    pub fn listeners(&self) -> Vec<(String, SocketAddr)> {
+        let mut all = Vec::new();
+        all.extend(self.outbound.listen.map(|listen| ("outbound.listen".to_owned(), listen)));
+        for entry in &self.outbound.services {
+            all.push((format!("outbound.services ({}:{})", entry.service, entry.port), entry.listen));
+        }
+        for entry in &self.inbound {
+            all.push((format!("inbound (application {})", entry.application), entry.listen));
+        }
+        all.push(("metrics.listen".to_owned(), self.metrics));
+        all.push(("admin.listen".to_owned(), self.admin));
+        all
+    }
+
+    fn check(&self) -> Result<(), SettingsError> {
+        if !self.workload.as_str().contains('/') {
+            return Err(SettingsError::new(format_args!(
+                "workload: {:?} is not NAMESPACE/NAME, for instance shop/cart-1",
+                self.workload.as_str()
+            )));
+        }
+        let loopback = [
+            Some(("admin.listen", self.admin)),
+            self.outbound.listen.map(|listen| ("outbound.listen", listen)),
+        ];
+        let services = self.outbound.services.iter().map(|entry| ("outbound.services", entry.listen));
+        for (setting, address) in loopback.into_iter().flatten().chain(services) {
+            if !address.ip().to_canonical().is_loopback() {
+                return Err(SettingsError::new(format_args!(
+                    "{setting}: {address} is not a loopback address; whoever reaches it acts as this workload, \
+                     so use 127.0.0.1 or [::1]"
+                )));
+            }
+        }
+        let all = self.listeners();
+        for (index, (setting, address)) in all.iter().enumerate() {
+            for (other, taken) in &all[..index] {
+                if collide(*address, *taken) {
+                    return Err(SettingsError::new(format_args!(
+                        "{setting}: {address} collides with {other}: {taken}; give one of them another port"
+                    )));
+                }
+            }
+        }
+        for entry in &self.inbound {
+            if entry.application.port() == 0 || entry.application.ip().is_unspecified() {
+                return Err(SettingsError::new(format_args!(
+                    "inbound: {} is no address to connect to; give the application's own address and port",
+                    entry.application
+                )));
+            }
+            if let Some((own, _)) = all.iter().find(|(_, own)| collide(*own, entry.application)) {
+                return Err(SettingsError::new(format_args!(
+                    "inbound: the application's address {} is this proxy's own {own}; connections would run in \
+                     a circle",
+                    entry.application
+                )));
+            }
+        }
+        let mut seen = BTreeMap::new();
+        for entry in &self.outbound.services {
+            if let Some(listen) = seen.insert((&entry.service, entry.port), entry.listen) {
+                return Err(SettingsError::new(format_args!(
+                    "outbound.services: {}:{} comes twice, at {listen} and {}; leave one of them out",
+                    entry.service, entry.port, entry.listen
+                )));
+            }
+        }
+        if self.last_good_age_max.is_zero() {
+            return Err(SettingsError::new(
+                "lastGood.maxAge: 0s would refuse every restart without the control API; use for instance 24h",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Whether two sockets cannot both be bound. Port 0 is whatever is free.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    if one.port() != other.port() || one.port() == 0 {
+        return false;
+    }
+    let (one, other) = (one.ip().to_canonical(), other.ip().to_canonical());
+    let covers = |wide: IpAddr, narrow: IpAddr| match wide {
+        // A socket on [::] takes IPv4 as well.
+        IpAddr::V6(address) => address.is_unspecified(),
+        IpAddr::V4(address) => address.is_unspecified() && narrow.is_ipv4(),
+    };
+    one == other || covers(one, other) || covers(other, one)
+}
+
+#[cfg(test)]
+mod tests;

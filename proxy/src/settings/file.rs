@@ -1,0 +1,163 @@
+//! The settings file as it is written. Unknown keys and wrong values are errors with file and line.
+
+use super::flags::{MaybeAddress, Span};
+use super::{ControlAddress, InboundSettings, ServiceSettings, SettingsError};
+use crate::access_log::Mode;
+use serde::{Deserialize, Deserializer};
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use weft_model::names::{ServiceName, WorkloadUid};
+use weft_model::spiffe::SpiffeId;
+use weft_runtime::logging::LogFilter;
+
+/// A settings file is a page; more is a mistake, and YAML is costly to read.
+const BYTES_MAX: u64 = 64 << 10;
+
+/// A value that is written as text and parsed where it stands, so that its error has a line.
+#[derive(Debug)]
+pub(super) struct Parsed<T>(T);
+
+impl<T> Parsed<T> {
+    pub(super) fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Parsed<T>
+where
+    T: FromStr,
+    T::Err: fmt::Display,
+{
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(|error| {
+            let error = error.to_string();
+            let quoted = format!("{text:?}");
+            if error.contains(&quoted) {
+                serde::de::Error::custom(error)
+            } else {
+                serde::de::Error::custom(format!("{quoted}: {error}"))
+            }
+        })
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct File {
+    pub(super) workload: Option<Parsed<WorkloadUid>>,
+    pub(super) control: Control,
+    pub(super) outbound: Outbound,
+    pub(super) inbound: Vec<InboundEntry>,
+    pub(super) metrics: Listen,
+    pub(super) admin: Listen,
+    pub(super) state: Option<PathBuf>,
+    pub(super) last_good_age_max: Option<Parsed<Span>>,
+    pub(super) workers: Option<NonZeroUsize>,
+    pub(super) drain: Drain,
+    pub(super) startup: Startup,
+    pub(super) log: Option<Parsed<LogFilter>>,
+    pub(super) access_log: Option<Parsed<Mode>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Control {
+    pub(super) address: Option<Parsed<ControlAddress>>,
+    pub(super) roots: Option<PathBuf>,
+    pub(super) spiffe_id: Option<Parsed<SpiffeId>>,
+    pub(super) token: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Outbound {
+    pub(super) listen: Option<Parsed<MaybeAddress>>,
+    pub(super) services: Vec<ServiceEntry>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ServiceEntry {
+    service: Parsed<ServiceName>,
+    port: std::num::NonZeroU16,
+    listen: Parsed<SocketAddr>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct InboundEntry {
+    listen: Parsed<SocketAddr>,
+    application: Parsed<SocketAddr>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Listen {
+    pub(super) listen: Option<Parsed<SocketAddr>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Drain {
+    pub(super) deadline: Option<Parsed<Span>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Startup {
+    pub(super) timeout: Option<Parsed<Span>>,
+}
+
+impl ServiceEntry {
+    pub(super) fn into_settings(self) -> ServiceSettings {
+        ServiceSettings {
+            service: self.service.into_inner(),
+            port: self.port.get(),
+            listen: self.listen.into_inner(),
+        }
+    }
+}
+
+impl InboundEntry {
+    pub(super) fn into_settings(self) -> InboundSettings {
+        InboundSettings { listen: self.listen.into_inner(), application: self.application.into_inner() }
+    }
+}
+
+/// Reads the file.
+pub(super) fn read(path: &Path) -> Result<File, SettingsError> {
+    let unreadable = |error: std::io::Error| {
+        SettingsError::new(format_args!(
+            "the settings file {} (--config) cannot be read: {error}",
+            path.display()
+        ))
+    };
+    let length = std::fs::metadata(path).map_err(unreadable)?.len();
+    if length > BYTES_MAX {
+        return Err(SettingsError::new(format_args!(
+            "the settings file {} (--config) is larger than {BYTES_MAX} bytes; is it the right file?",
+            path.display()
+        )));
+    }
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    parse(&path.display().to_string(), &text)
+}
+
+/// Reads the text of a file.
+pub(super) fn parse(name: &str, text: &str) -> Result<File, SettingsError> {
+    // A file of comments alone is a file without settings.
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(File::default());
+    }
+    serde_yaml::from_str(text).map_err(|error| {
+        let place = error.location().map_or_else(String::new, |at| format!(":{}:{}", at.line(), at.column()));
+        let message = error.to_string();
+        // The place is in front, where editors look for it.
+        let message = message.split(" at line ").next().unwrap_or(&message);
+        SettingsError::new(format_args!("{name}{place}: {message}"))
+    })
+}

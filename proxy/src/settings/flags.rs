@@ -1,0 +1,104 @@
+//! The command line, and its environment variables: every setting has one of each.
+
+use super::{ControlAddress, InboundSettings, ServiceSettings, socket_address};
+use crate::access_log::Mode;
+use clap::Parser;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+use weft_model::duration::parse_duration;
+use weft_model::names::WorkloadUid;
+use weft_model::spiffe::SpiffeId;
+use weft_runtime::logging::LogFilter;
+
+/// Weft's sidecar proxy. Settings come from flags, then the environment, then the file.
+#[derive(Debug, Default, Parser)]
+#[command(name = "weft-proxy", version)]
+pub struct Flags {
+    /// The settings file (YAML).
+    #[arg(long, env = "WEFT_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The workload this proxy stands for.
+    #[arg(long, env = "WEFT_WORKLOAD", value_name = "NAMESPACE/NAME")]
+    pub workload: Option<WorkloadUid>,
+    /// Where the control API listens.
+    #[arg(long, env = "WEFT_CONTROL_ADDRESS", value_name = "HOST:PORT")]
+    pub control_address: Option<ControlAddress>,
+    /// The roots of the control API's certificate (PEM). Re-read.
+    #[arg(long, env = "WEFT_CONTROL_ROOTS", value_name = "FILE")]
+    pub control_roots: Option<PathBuf>,
+    /// Who the control API must prove to be [default: weft-control of the roots' trust domain].
+    #[arg(long, env = "WEFT_CONTROL_SPIFFE_ID", value_name = "SPIFFE-ID")]
+    pub control_spiffe_id: Option<SpiffeId>,
+    /// The token for the first certificate. Re-read at each use.
+    #[arg(long, env = "WEFT_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// The HTTP proxy port for this pod's applications, or `none` [default: 127.0.0.1:15001].
+    #[arg(long, env = "WEFT_OUTBOUND_LISTEN", value_name = "ADDRESS")]
+    pub outbound_listen: Option<MaybeAddress>,
+    /// A port that leads to one Service (repeatable): shop/catalog:80=127.0.0.1:9001.
+    #[arg(long, env = "WEFT_OUTBOUND_SERVICE", value_delimiter = ',', value_name = "SERVICE:PORT=ADDRESS")]
+    pub outbound_service: Vec<ServiceSettings>,
+    /// An address of this workload and the application's behind it (repeatable).
+    #[arg(long, env = "WEFT_INBOUND", value_delimiter = ',', value_name = "ADDRESS=APPLICATION")]
+    pub inbound: Vec<InboundSettings>,
+    /// Where metrics and readiness are served [default: [::]:15020].
+    #[arg(long, env = "WEFT_METRICS_LISTEN", value_name = "ADDRESS", value_parser = socket_address)]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Where state is shown and changed; loopback only [default: 127.0.0.1:15000].
+    #[arg(long, env = "WEFT_ADMIN_LISTEN", value_name = "ADDRESS", value_parser = socket_address)]
+    pub admin_listen: Option<SocketAddr>,
+    /// Where key, certificate and the last good configuration are kept over a restart.
+    #[arg(long, env = "WEFT_STATE", value_name = "DIRECTORY")]
+    pub state: Option<PathBuf>,
+    /// How old the last good configuration may be [default: 24h].
+    #[arg(long, env = "WEFT_LAST_GOOD_AGE_MAX", value_name = "DURATION")]
+    pub last_good_age_max: Option<Span>,
+    /// Worker threads [default: the CPU quota rounded up, at most 2].
+    #[arg(long, env = "WEFT_WORKERS", value_name = "NUMBER")]
+    pub workers: Option<NonZeroUsize>,
+    /// How long a drain may take [default: 25s].
+    #[arg(long, env = "WEFT_DRAIN_DEADLINE", value_name = "DURATION")]
+    pub drain_deadline: Option<Span>,
+    /// How long connections wait for the first certificate and configuration [default: 60s].
+    #[arg(long, env = "WEFT_STARTUP_TIMEOUT", value_name = "DURATION")]
+    pub startup_timeout: Option<Span>,
+    /// What is logged, for instance info or warn,weft_proxy=debug [default: info].
+    #[arg(long, env = "WEFT_LOG", value_name = "FILTER")]
+    pub log: Option<LogFilter>,
+    /// Which requests are written to standard output: off, errors, all [default: errors].
+    #[arg(long, env = "WEFT_ACCESS_LOG", value_name = "WHICH")]
+    pub access_log: Option<Mode>,
+}
+
+/// An address, or `none`.
+#[derive(Clone, Copy, Debug)]
+pub struct MaybeAddress(pub(super) Option<SocketAddr>);
+
+/// A duration as the rest of the mesh writes them.
+#[derive(Clone, Copy, Debug)]
+pub struct Span(pub(super) Duration);
+
+impl Default for MaybeAddress {
+    fn default() -> Self {
+        Self(Some(super::DEFAULT_OUTBOUND_LISTEN.parse().expect("a default address must parse")))
+    }
+}
+
+impl FromStr for MaybeAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" { Ok(Self(None)) } else { socket_address(text).map(|address| Self(Some(address))) }
+    }
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse_duration(text).map(Self).map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,53 @@
+//! What all threads of the process share: made once by `app`, handed to every worker.
+//!
+//! Everything here is read through an `Arc`, an atomic or a channel; nothing here is locked on a
+//! request's way.
+
+use crate::access_log::AccessLog;
+use crate::metrics::Families;
+use crate::policy;
+use crate::settings::Settings;
+use crate::tls::Tls;
+use std::sync::Arc;
+use tokio::sync::watch;
+use weft_model::names::Namespace;
+use weft_runtime::drain;
+use weft_runtime::readiness::Readiness;
+use weft_runtime::registry::Registry;
+
+/// What a process has once.
+pub struct Shared {
+    /// What the user wrote.
+    pub settings: Arc<Settings>,
+    /// The workload's namespace: short host names are names in it.
+    pub namespace: Namespace,
+    /// What the mesh says; each worker makes its own reader.
+    pub policy: policy::Handle,
+    /// Mutual TLS.
+    pub tls: Arc<Tls>,
+    /// The metric registry.
+    pub registry: Registry,
+    /// The families of requests and connections.
+    pub families: Families,
+    /// Where requests are written down.
+    pub access_log: AccessLog,
+    /// How far the shutdown is.
+    pub drain: drain::Watch,
+    /// What is missing before this proxy is ready.
+    pub readiness: Readiness,
+    /// Set once connections may be accepted.
+    pub admitting: watch::Receiver<bool>,
+}
+
+impl Shared {
+    /// Resolves when connections may be accepted: the certificate and the first configuration are
+    /// there, or the time for starting is over. Until then they wait in the listeners' backlogs;
+    /// after that time they are accepted and refused with a reason, while the process keeps trying.
+    pub async fn admitted(&self) {
+        let mut admitting = self.admitting.clone();
+        // A sender that is gone means a process that ends: nothing is admitted any more.
+        if admitting.wait_for(|admitting| *admitting).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! One worker: its listeners and all that belongs to it alone.
+//!
+//! A worker is one thread with one runtime. Pools, balancers and caches are its own, called inline,
+//! never locked and never shared; what is shared (policy, TLS, limits) comes in through [`Shared`].
+
+use crate::access_log::AccessLog;
+use crate::inbound::{self, Application};
+use crate::listener;
+use crate::metrics::{ConnectionMetrics, Direction, RequestMetrics};
+use crate::outbound::{self, Destinations, Target};
+use crate::policy::{Asked, Reader};
+use crate::shared::Shared;
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use weft_model::names::ServiceName;
+use weft_runtime::random::Random;
+use weft_runtime::spawn_local;
+use weft_runtime::workers::WorkerIndex;
+
+/// How often what is idle is looked through: pools, destinations no longer known.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A worker's share of every listener.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// The HTTP proxy port.
+    pub outbound: Option<std::net::TcpListener>,
+    /// One port per Service: everything on it goes to that Service.
+    pub services: Vec<(ServiceName, u16, std::net::TcpListener)>,
+    /// The workload's own addresses, each with the application's address behind it.
+    pub inbound: Vec<(SocketAddr, std::net::TcpListener)>,
+}
+
+/// What everything on a worker's thread can reach.
+pub struct Worker {
+    /// What all workers share.
+    pub shared: Arc<Shared>,
+    /// What the mesh says.
+    pub policy: Reader,
+    /// Where this worker calls.
+    pub destinations: Destinations,
+    /// Requests, counted.
+    pub metrics: RequestMetrics,
+    /// Connections, counted.
+    pub connections: ConnectionMetrics,
+    /// Requests, written down.
+    pub access_log: AccessLog,
+    /// For choices that need not be secret.
+    pub random: RefCell<Random>,
+}
+
+/// Runs a worker until the drain is over.
+pub async fn run(index: WorkerIndex, shared: Arc<Shared>, listeners: Listeners) {
+    let worker = Rc::new(Worker {
+        policy: shared.policy.reader(),
+        destinations: Destinations::default(),
+        metrics: RequestMetrics::new(&shared.families),
+        connections: ConnectionMetrics::new(&shared.families),
+        access_log: shared.access_log.clone(),
+        random: RefCell::new(Random::new()),
+        shared,
+    });
+    tracing::debug!(worker = index.get(), "worker started");
+    // Until the certificate and the first configuration are there, connections wait in the backlog.
+    let drain = worker.shared.drain.clone();
+    if drain.until_closing(worker.shared.admitted()).await.is_none() {
+        return;
+    }
+    let mut accepting = Vec::new();
+    if let Some(listener) = listeners.outbound {
+        accepting.push(accept(&worker, listener, Direction::Outbound, move |worker, stream, client| {
+            outbound::serve(worker, stream, client, Target::Proxy)
+        }));
+    }
+    for (service, port, listener) in listeners.services {
+        let target = Target::Destination { asked: Asked::Service(service), port };
+        accepting.push(accept(&worker, listener, Direction::Outbound, move |worker, stream, client| {
+            outbound::serve(worker, stream, client, target.clone())
+        }));
+    }
+    for (application, listener) in listeners.inbound {
+        let application = Rc::new(Application::new(application));
+        worker.destinations.keep_swept(application.pool());
+        accepting.push(accept(&worker, listener, Direction::Inbound, move |worker, stream, client| {
+            inbound::serve(worker, application.clone(), stream, client)
+        }));
+    }
+    let sweeper = worker.clone();
+    let sweep = spawn_local("sweep", async move {
+        loop {
+            tokio::time::sleep(SWEEP_INTERVAL).await;
+            sweeper.destinations.sweep(&sweeper.policy.current());
+        }
+    });
+    for task in accepting {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "a listener ended early");
+        }
+    }
+    // Connections hold their own watch of the drain; the runtime outlives this until they are done.
+    drain.forced().await;
+    sweep.abort();
+}
+
+fn accept<F, Fut>(
+    worker: &Rc<Worker>,
+    listener: std::net::TcpListener,
+    direction: Direction,
+    serve: F,
+) -> tokio::task::JoinHandle<()>
+where
+    F: Fn(Rc<Worker>, tokio::net::TcpStream, SocketAddr) -> Fut + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    let worker = worker.clone();
+    spawn_local("listener", async move {
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "a listener cannot be registered");
+                return;
+            }
+        };
+        let drain = worker.shared.drain.clone();
+        drain.until_closing(listener::accept(worker, listener, direction, serve)).await;
+    })
+}

@@ -1,0 +1,24 @@
+//! The harness of the integration tests: whole programs, real sockets, nothing mocked.
+//!
+//! [`mesh`] starts the built binaries as processes; [`application`] is what stands behind a proxy;
+//! [`client`] what stands before one; [`raw`] sends and reads exact bytes; [`certificate`] makes
+//! certificates, good and bad; [`wait`] waits for a condition, never for a time. A test that fails
+//! prints the end of every process's log.
+
+#![forbid(unsafe_code)]
+
+pub mod application;
+pub mod binaries;
+pub mod certificate;
+pub mod client;
+pub mod http1;
+pub mod http2;
+pub mod mesh;
+pub mod metrics;
+pub mod peers;
+pub mod ports;
+pub mod process;
+pub mod raw;
+pub mod traffic;
+pub mod wait;
+pub mod websocket;

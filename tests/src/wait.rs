@@ -1,0 +1,55 @@
+//! Waiting for a thing rather than for a time.
+//!
+//! Deadlines are generous because the machine may be busy; a test that passes never waits one out.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+/// Longest wait for something that should come soon. Two loaded cores are assumed.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// How often a condition is looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Polls until `probe` gives a value. Panics, naming `what`, when the deadline passes.
+pub async fn eventually<T, F>(what: &str, mut probe: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let deadline = Instant::now() + SOON;
+    loop {
+        if let Some(value) = probe().await {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Polls until `probe` says yes. Panics, naming `what`, when the deadline passes.
+pub async fn until<F>(what: &str, mut probe: impl FnMut() -> F)
+where
+    F: Future<Output = bool>,
+{
+    eventually(what, || {
+        let answer = probe();
+        async move { answer.await.then_some(()) }
+    })
+    .await;
+}
+
+/// Gives `future` until the deadline. Panics, naming `what`, when it passes.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(SOON, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("not within {SOON:?}: {what}"),
+    }
+}
+
+/// A task of a test. The harness stands outside the product, so it has a spawn of its own.
+#[allow(clippy::disallowed_methods, reason = "the harness has no drain and no process metrics")]
+pub fn spawn<T: Send + 'static>(
+    future: impl Future<Output = T> + Send + 'static,
+) -> tokio::task::JoinHandle<T> {
+    tokio::spawn(future)
+}

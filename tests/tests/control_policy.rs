@@ -1,0 +1,221 @@
+//! Policy from a file's rename to its enforcement, and what a bad file or a lost control API does.
+
+use std::time::{Duration, Instant};
+use weft_model::reason::Reason;
+use weft_tests::application::Application;
+use weft_tests::client::{Client, Request};
+use weft_tests::mesh::{Builder, Mesh, Workload, authorization, route};
+use weft_tests::traffic::Traffic;
+use weft_tests::wait;
+
+const CART: &str = "http://cart.shop/items";
+
+async fn pair(application: &Application) -> Mesh {
+    Builder::pair(application.address()).start().await
+}
+
+async fn becomes(client: Client, status: u16) {
+    wait::until(&format!("the answer becomes {status}"), async || client.get(CART).await.status() == status)
+        .await;
+}
+
+fn deny() -> String {
+    authorization("nobody", "cart", "DENY", "[{}]")
+}
+
+#[tokio::test]
+async fn a_policy_that_is_written_removed_and_written_again_is_enforced_each_time() {
+    let application = Application::start("cart-1").await;
+    let mesh = pair(&application).await;
+    let client = mesh.client("shop/web-1");
+    client.get(CART).await.passed();
+    for _ in 0..3 {
+        let start = Instant::now();
+        mesh.write_policy("policy", &deny());
+        becomes(client, 403).await;
+        // Generous for a busy machine; the figure itself is the bench's.
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        mesh.remove_policy("policy");
+        becomes(client, 200).await;
+    }
+}
+
+/// Whether `/status` reports a problem of `policy.yaml`.
+async fn reported(mesh: &Mesh) -> bool {
+    let status = mesh.status().await;
+    let source = &status["source"];
+    [&source["problems"], &source["refused"]].iter().any(|list| list.to_string().contains("policy.yaml"))
+}
+
+#[tokio::test]
+async fn every_proxy_acknowledges_the_generation() {
+    let application = Application::start("cart-1").await;
+    let mesh = pair(&application).await;
+    let before = mesh.status().await["generation"].clone();
+    mesh.write_policy("policy", &deny());
+    becomes(mesh.client("shop/web-1"), 403).await;
+    wait::until("both proxies are current, and the one it binds enforces the new generation", async || {
+        let status = mesh.status().await;
+        let proxies = status["proxies"].as_array().cloned().unwrap_or_default();
+        let cart = proxies.iter().find(|proxy| proxy["workload"] == "shop/cart-1");
+        status["generation"] != before
+            && proxies.len() == 2
+            && proxies.iter().all(|proxy| proxy["current"] == true)
+            && cart.is_some_and(|cart| cart["generation"] == status["generation"])
+            && proxies.iter().all(|proxy| proxy["nacks"].as_array().is_some_and(Vec::is_empty))
+    })
+    .await;
+    let metrics = mesh.control_metrics().await;
+    assert_eq!(metrics.sum("weft_control_connected_proxies", &[]), 2.0);
+    assert_eq!(metrics.sum("weft_control_nacks_total", &[]), 0.0);
+}
+
+#[tokio::test]
+async fn a_bad_file_keeps_its_own_last_good_and_leaves_the_others() {
+    let application = Application::start("cart-1").await;
+    let mesh = Builder::pair(application.address()).policy("policy", &deny()).start().await;
+    let client = mesh.client("shop/web-1");
+    client.get(CART).await.refused_with(Reason::AuthorizationDenied);
+    mesh.write_policy("policy", &deny().replace("selector:", "selectr:"));
+    wait::until("the bad file is reported", async || reported(&mesh).await).await;
+    mesh.control().logged("selectr").await;
+    client.get(CART).await.refused_with(Reason::AuthorizationDenied);
+    // The others still change while this one is refused, and the refused one still holds.
+    let redirect = "[{ filters: [{ type: RequestRedirect, requestRedirect: { hostname: new.example } }] }]";
+    mesh.write_policy("another", &route("moved", "cart", redirect));
+    becomes(client, 302).await;
+    mesh.remove_policy("another");
+    becomes(client, 403).await;
+    assert!(reported(&mesh).await);
+    mesh.write_policy("policy", &deny().replace("DENY", "ALLOW"));
+    becomes(client, 200).await;
+    wait::until("nothing is reported any more", async || !reported(&mesh).await).await;
+}
+
+#[tokio::test]
+async fn every_kind_of_bad_file_is_reported_by_name_and_changes_nothing() {
+    let application = Application::start("cart-1").await;
+    let mesh = Builder::pair(application.address()).policy("policy", &deny()).start().await;
+    let client = mesh.client("shop/web-1");
+    let good = deny();
+    let cases = [
+        ("broken YAML", "apiVersion: [unclosed\n".to_owned()),
+        ("an unknown field", good.replace("rules:", "rulez:")),
+        ("a duplicate key", good.replace("  action: DENY\n", "  action: DENY\n  action: ALLOW\n")),
+        ("a duplicate name", format!("{good}---\n{good}")),
+        ("an unknown kind", good.replace("AuthorizationPolicy", "AuthorisationPolicy")),
+        ("a field that is not evaluated yet", good.replace("DENY", "CUSTOM")),
+        ("a route for a missing service", route("lost", "nobody", "[{}]")),
+        ("not YAML at all", "\u{0}\u{1}\u{2}".to_owned()),
+    ];
+    for (what, text) in cases {
+        mesh.write_policy("policy", &text);
+        wait::until(&format!("{what} is reported"), async || reported(&mesh).await).await;
+        let metrics = mesh.control_metrics().await;
+        assert!(metrics.sum("weft_control_source_errors", &[]) >= 1.0, "{what}");
+        client.get(CART).await.refused_with(Reason::AuthorizationDenied);
+        mesh.write_policy("policy", &good);
+        wait::until(&format!("{what} is forgotten"), async || !reported(&mesh).await).await;
+    }
+    client.get(CART).await.refused_with(Reason::AuthorizationDenied);
+}
+
+#[tokio::test]
+async fn a_selector_that_matches_nothing_is_a_warning() {
+    let application = Application::start("cart-1").await;
+    let mesh = pair(&application).await;
+    mesh.write_policy("policy", &authorization("nobody", "cartt", "DENY", "[{}]"));
+    wait::until("the warning is shown", async || {
+        mesh.status().await["source"]["warnings"].to_string().contains("policy.yaml")
+    })
+    .await;
+    assert!(!reported(&mesh).await);
+    mesh.client("shop/web-1").get(CART).await.passed();
+}
+
+#[tokio::test]
+async fn last_good_documents_survive_a_restart_of_the_control_api() {
+    let application = Application::start("cart-1").await;
+    let mut mesh = Builder::pair(application.address()).policy("policy", &deny()).start().await;
+    let client = mesh.client("shop/web-1");
+    client.get(CART).await.refused_with(Reason::AuthorizationDenied);
+    mesh.write_policy("policy", "kind: [");
+    mesh.control().logged("policy.yaml").await;
+    mesh.kill_control();
+    mesh.start_control().await;
+    mesh.proxy_mut("shop/cart-1").start().await;
+    client.get(CART).await.refused_with(Reason::AuthorizationDenied);
+}
+
+#[tokio::test]
+async fn a_control_api_that_is_killed_and_restarted_costs_no_request() {
+    let application = Application::start("cart-1").await;
+    let mut mesh = pair(&application).await;
+    let client = mesh.client("shop/web-1");
+    let traffic = Traffic::start(client, 2, |id| Request::get(CART).id(id));
+    traffic.more(50).await;
+    mesh.kill_control();
+    traffic.more(200).await;
+    mesh.start_control().await;
+    traffic.more(200).await;
+    let outcomes = traffic.stop().await;
+    outcomes.all_succeeded();
+    // And it is a control API again.
+    mesh.write_policy("policy", &deny());
+    becomes(client, 403).await;
+}
+
+#[tokio::test]
+async fn a_control_api_that_lost_its_state_directory_is_not_believed() {
+    let application = Application::start("cart-1").await;
+    let mut mesh = pair(&application).await;
+    let client = mesh.client("shop/web-1");
+    client.get(CART).await.passed();
+    mesh.kill_control();
+    std::fs::rename(mesh.state(), mesh.directory().join("lost")).unwrap();
+    mesh.start_control().await;
+    mesh.write_policy("policy", &deny());
+    // Its new roots arrive out of band; the certificates of before are not from them. Until an
+    // operator gives the proxies new tokens, what they hold keeps holding.
+    for _ in 0..20 {
+        client.get(CART).await.passed();
+    }
+}
+
+#[tokio::test]
+async fn new_workloads_and_services_come_and_go_live() {
+    let (application, other) = (Application::start("cart-1").await, Application::start("other").await);
+    let mesh = pair(&application).await;
+    let client = mesh.client("shop/web-1");
+    client.get("http://plain.shop/").await.refused_with(Reason::ServiceUnknown);
+    let port = other.address().port();
+    let documents = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{ name: plain, namespace: shop }}\nspec:\n  selector: {{ app: \
+         plain }}\n  ports: [{{ name: main, port: 80, targetPort: http, appProtocol: http }}]\n---\napiVersion: \
+         weft.dev/v1alpha1\nkind: Workload\nmetadata: {{ name: plain-1, namespace: shop, labels: {{ app: plain }} \
+         }}\nspec:\n  address: 127.0.0.1\n  serviceAccount: plain\n  injected: false\n  ports: [{{ name: http, \
+         port: {port}, protocol: http }}]\n"
+    );
+    mesh.write_policy("plain", &documents);
+    wait::until("the new service answers", async || client.get("http://plain.shop/").await.status() == 200)
+        .await;
+    mesh.remove_policy("plain");
+    wait::until("the service is gone", async || {
+        client.get("http://plain.shop/").await.reason() == Some(Reason::ServiceUnknown)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_workload_that_the_mesh_does_not_know_becomes_ready_once_it_does() {
+    let application = Application::start("cart-1").await;
+    let mesh = Builder::pair(application.address()).workload(Workload::new("shop/late-1")).start().await;
+    assert_eq!(mesh.proxy("shop/late-1").ready().await, Some(true));
+    let documents = mesh.read_policy("mesh");
+    let without: Vec<_> = documents.split("---\n").filter(|document| !document.contains("late-1")).collect();
+    mesh.write_policy("mesh", &without.join("---\n"));
+    // The others are not disturbed by one that is taken out.
+    mesh.client("shop/web-1").get(CART).await.passed();
+    mesh.write_policy("mesh", &documents);
+    becomes(mesh.client("shop/late-1"), 200).await;
+}

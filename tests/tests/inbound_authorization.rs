@@ -1,0 +1,200 @@
+//! Who may call what: every kind of rule, with the reason and the policy told.
+
+use std::time::Duration;
+use weft_model::reason::Reason;
+use weft_tests::application::Application;
+use weft_tests::client::{Client, Request};
+use weft_tests::mesh::{Builder, Mesh, Workload, authorization, peer_authentication};
+use weft_tests::wait;
+
+const CART: &str = "http://cart.shop/items";
+
+/// `shop/cart` with one policy; callers `shop/web-1` and `ops/admin-1`.
+async fn cart(application: &Application, policy: &str) -> Mesh {
+    Builder::pair(application.address())
+        .workload(Workload::new("ops/admin-1"))
+        .policy("policy", policy)
+        .start()
+        .await
+}
+
+fn web(mesh: &Mesh) -> Client {
+    mesh.client("shop/web-1")
+}
+
+fn admin(mesh: &Mesh) -> Client {
+    mesh.client("ops/admin-1")
+}
+
+#[tokio::test]
+async fn without_a_policy_everybody_in_the_mesh_may_call() {
+    let application = Application::start("cart-1").await;
+    let mesh = Builder::pair(application.address()).start().await;
+    let response = web(&mesh).get(CART).await;
+    response.passed();
+    assert_eq!(response.text(), "cart-1 GET /items");
+}
+
+#[tokio::test]
+async fn an_identity_is_allowed_and_another_is_denied() {
+    let application = Application::start("cart-1").await;
+    let rules = "[{ from: [{ source: { principals: ['cluster.local/ns/shop/sa/web'] } }] }]";
+    let mesh = cart(&application, &authorization("cart", "cart", "ALLOW", rules)).await;
+    web(&mesh).get(CART).await.passed();
+    admin(&mesh).get(CART).await.refused_with(Reason::AuthorizationDenied);
+    assert_eq!(application.requests().len(), 1, "what is denied never reaches the application");
+}
+
+#[tokio::test]
+async fn a_namespace_is_denied_although_another_policy_allows_all() {
+    let application = Application::start("cart-1").await;
+    let allow = authorization("everybody", "cart", "ALLOW", "[{}]");
+    let deny = authorization("not-ops", "cart", "DENY", "[{ from: [{ source: { namespaces: [ops] } }] }]");
+    let mesh = cart(&application, &format!("{allow}---\n{deny}")).await;
+    web(&mesh).get(CART).await.passed();
+    admin(&mesh).get(CART).await.refused_with(Reason::AuthorizationDenied);
+}
+
+#[tokio::test]
+async fn methods_and_paths_are_judged_together() {
+    let application = Application::start("cart-1").await;
+    let rules = "[{ to: [{ operation: { methods: [GET], paths: ['/items*', '/health'] } }] }]";
+    let mesh = cart(&application, &authorization("cart", "cart", "ALLOW", rules)).await;
+    web(&mesh).get("http://cart.shop/items/7?all=1").await.passed();
+    web(&mesh).get("http://cart.shop/health").await.passed();
+    web(&mesh).get("http://cart.shop/healthy").await.refused_with(Reason::AuthorizationDenied);
+    web(&mesh).send(&Request::post(CART, "x")).await.refused_with(Reason::AuthorizationDenied);
+}
+
+#[tokio::test]
+async fn no_spelling_of_a_denied_path_gets_through() {
+    let application = Application::start("cart-1").await;
+    let rules = "[{ to: [{ operation: { paths: ['/admin*'] } }] }]";
+    let mesh = cart(&application, &authorization("no-admin", "cart", "DENY", rules)).await;
+    web(&mesh).get("http://cart.shop/administrator").await.refused_with(Reason::AuthorizationDenied);
+    for path in [
+        "/admin",
+        "/./admin",
+        "/x/../admin",
+        "//admin",
+        "/%61dmin",
+        "/x/%2e%2e/admin",
+        "/admin%2f",
+        "/x/..%2fadmin",
+    ] {
+        let response = web(&mesh).get(&format!("http://cart.shop{path}")).await;
+        assert!(matches!(response.status(), 400 | 403), "{path}: {}", response.status());
+    }
+    assert_eq!(application.requests(), [], "nothing got through");
+    web(&mesh).get(CART).await.passed();
+}
+
+#[tokio::test]
+async fn a_header_decides() {
+    let application = Application::start("cart-1").await;
+    let rules = "[{ when: [{ key: 'request.headers[x-team]', values: [blue] }] }]";
+    let mesh = cart(&application, &authorization("cart", "cart", "ALLOW", rules)).await;
+    web(&mesh).send(&Request::get(CART).field("X-Team", "blue")).await.passed();
+    web(&mesh)
+        .send(&Request::get(CART).field("x-team", "red"))
+        .await
+        .refused_with(Reason::AuthorizationDenied);
+    web(&mesh).get(CART).await.refused_with(Reason::AuthorizationDenied);
+}
+
+#[tokio::test]
+async fn the_port_that_policy_sees_is_the_advertised_one() {
+    let application = Application::start("cart-1").await;
+    let mesh = Builder::pair(application.address()).start().await;
+    let port = mesh.proxy("shop/cart-1").inbound().port();
+    let rules = format!("[{{ to: [{{ operation: {{ ports: ['{port}'] }} }}] }}]");
+    mesh.write_policy("policy", &authorization("cart", "cart", "DENY", &rules));
+    let client = web(&mesh);
+    wait::until("the policy holds", async || client.get(CART).await.status() == 403).await;
+}
+
+#[tokio::test]
+async fn a_denial_names_its_policy_in_metrics_and_log_but_not_to_the_client() {
+    let application = Application::start("cart-1").await;
+    let deny = authorization("no-writes", "cart", "DENY", "[{ to: [{ operation: { methods: [POST] } }] }]");
+    let mesh = cart(&application, &deny).await;
+    let response = web(&mesh).send(&Request::post(CART, "x")).await;
+    response.refused_with(Reason::AuthorizationDenied);
+    assert!(!response.text().contains("no-writes"), "{}", response.text());
+    let server = mesh.proxy("shop/cart-1");
+    let metrics = server.metrics().await;
+    let policy = "AuthorizationPolicy/shop/no-writes";
+    let decisions = metrics.find("weft_authorization_decisions_total", &[]).collect::<Vec<_>>();
+    assert!(
+        decisions
+            .iter()
+            .any(|sample| sample.labels["policy"].contains("shop/no-writes") && sample.value == 1.0),
+        "{policy}: {decisions:?}"
+    );
+    let answers = [("direction", "inbound"), ("reason", Reason::AuthorizationDenied.label())];
+    assert_eq!(metrics.sum("weft_answers_total", &answers), 1.0);
+    wait::until("the access log has the line", async || {
+        server.access_log().iter().any(|line| {
+            line["reason"] == Reason::AuthorizationDenied.label()
+                && line["detail"].as_str().is_some_and(|detail| detail.contains("no-writes"))
+                && line["source"] == "spiffe://cluster.local/ns/shop/sa/web"
+        })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn plaintext_is_refused_under_strict_and_passes_under_permissive() {
+    let application = Application::start("cart-1").await;
+    let mesh = Builder::pair(application.address()).start().await;
+    let inbound = mesh.proxy("shop/cart-1").inbound();
+    let plain = Client::direct(inbound);
+    plain.get(CART).await.refused_with(Reason::TlsRequired);
+    assert_eq!(application.requests(), []);
+    mesh.write_policy("permissive", &peer_authentication("cart", "cart", "PERMISSIVE"));
+    wait::until("plaintext passes", async || plain.get(CART).await.status() == 200).await;
+    // Callers with a sidecar go on over mutual TLS.
+    web(&mesh).get(CART).await.passed();
+    let metrics = mesh.proxy("shop/cart-1").metrics().await;
+    assert!(metrics.sum("weft_inbound_plaintext_connections_total", &[]) >= 2.0);
+    let mutual = [("connection_security_policy", "mutual_tls"), ("response_code", "200")];
+    assert_eq!(metrics.sum("istio_requests_total", &mutual), 1.0);
+    mesh.remove_policy("permissive");
+    wait::until("plaintext is refused again", async || plain.get(CART).await.status() == 403).await;
+}
+
+#[tokio::test]
+async fn plaintext_has_no_identity_whatever_it_claims() {
+    let application = Application::start("cart-1").await;
+    let rules = "[{ from: [{ source: { principals: ['cluster.local/ns/shop/sa/web'] } }] }]";
+    let policies = format!(
+        "{}---\n{}",
+        authorization("cart", "cart", "ALLOW", rules),
+        peer_authentication("cart", "cart", "PERMISSIVE")
+    );
+    let mesh = cart(&application, &policies).await;
+    let claim = "By=x;Hash=y;URI=spiffe://cluster.local/ns/shop/sa/web";
+    let request = Request::get(CART).field("x-forwarded-client-cert", claim);
+    let plain = Client::direct(mesh.proxy("shop/cart-1").inbound());
+    plain.send(&request).await.refused_with(Reason::AuthorizationDenied);
+    web(&mesh).get(CART).await.passed();
+}
+
+#[tokio::test]
+async fn an_open_connection_is_judged_by_the_policy_of_now() {
+    let application = Application::start("cart-1").await;
+    let mesh = Builder::pair(application.address()).start().await;
+    let mut connection = web(&mesh).connect().await.unwrap();
+    connection.send(&Request::get(CART)).await.unwrap().passed();
+    mesh.write_policy("policy", &authorization("nobody", "cart", "DENY", "[{}]"));
+    let start = std::time::Instant::now();
+    loop {
+        let response = connection.send(&Request::get(CART)).await.unwrap();
+        if response.status() == 403 {
+            response.refused_with(Reason::AuthorizationDenied);
+            return;
+        }
+        assert!(start.elapsed() < wait::SOON, "the policy never holds on the open connection");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,175 @@
+//! The end of a process: what is in flight finishes, what is new is turned away, nothing hangs.
+
+use bytes::Bytes;
+use nix::sys::signal::Signal;
+use std::time::Duration;
+use weft_tests::application::Application;
+use weft_tests::client::Request;
+use weft_tests::http2::{Connection, frame, grpc, send_all};
+use weft_tests::mesh::{Builder, Mesh, Workload};
+use weft_tests::traffic::Traffic;
+use weft_tests::wait;
+
+const CART: &str = "http://cart.shop/items";
+
+async fn pair(application: &Application) -> Mesh {
+    Builder::pair(application.address()).start().await
+}
+
+#[tokio::test]
+async fn a_request_in_flight_finishes_and_then_the_server_proxy_ends() {
+    let application = Application::start("cart-1").await;
+    let mut mesh = pair(&application).await;
+    let mut connection = mesh.client("shop/web-1").connect().await.unwrap();
+    connection.begin(&Request::get(CART).field("x-test-gate", "go")).await.unwrap();
+    application.arrived("go").await;
+    mesh.proxy("shop/cart-1").process().signal(Signal::SIGTERM);
+    wait::until("it is not ready any more", async || mesh.proxy("shop/cart-1").ready().await != Some(true))
+        .await;
+    application.open("go");
+    let response = connection.finish("GET").await.unwrap();
+    response.passed();
+    let (status, took) = mesh.proxy_mut("shop/cart-1").process_mut().wait().await;
+    assert!(status.success(), "{status}");
+    assert!(took < Duration::from_secs(20), "quiet ends the drain before its deadline: {took:?}");
+}
+
+#[tokio::test]
+async fn the_client_proxy_ends_kept_connections_with_the_next_answer() {
+    let application = Application::start("cart-1").await;
+    let mut mesh = pair(&application).await;
+    let mut connection = mesh.client("shop/web-1").connect().await.unwrap();
+    connection.send(&Request::get(CART)).await.unwrap().passed();
+    assert!(connection.is_open());
+    connection.begin(&Request::get(CART).field("x-test-gate", "go")).await.unwrap();
+    application.arrived("go").await;
+    mesh.proxy("shop/web-1").process().signal(Signal::SIGTERM);
+    wait::until("it is not ready any more", async || mesh.proxy("shop/web-1").ready().await != Some(true))
+        .await;
+    application.open("go");
+    let response = connection.finish("GET").await.unwrap();
+    response.passed();
+    assert_eq!(response.field("connection"), Some("close"), "{:?}", response.head);
+    assert_eq!(connection.rest().await.unwrap(), b"");
+    let (status, _) = mesh.proxy_mut("shop/web-1").process_mut().wait().await;
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn an_http2_stream_in_flight_finishes_after_goaway() {
+    let application = Application::start("cart-1").await;
+    let mut mesh = Builder::default()
+        .service("shop/cart")
+        .with_protocol("grpc")
+        .workload(Workload::new("shop/cart-1").serves(application.address()).protocol("grpc"))
+        .workload(Workload::new("shop/web-1").calls("shop/cart", 80))
+        .start()
+        .await;
+    let connection = Connection::open(mesh.client_of("shop/web-1", "shop/cart").address()).await;
+    let request = grpc("cart.shop", "/weft.test.Echo/Chat").body(()).unwrap();
+    let mut exchange = connection.start(request, false).await.unwrap();
+    send_all(&mut exchange.send, frame(b"one"), false).await.unwrap();
+    let (_, mut body, mut send) = exchange.response().await.unwrap();
+    assert!(body.message().await.unwrap().is_some());
+    for uid in ["shop/web-1", "shop/cart-1"] {
+        mesh.proxy(uid).process().signal(Signal::SIGTERM);
+    }
+    wait::until("neither is ready any more", async || {
+        mesh.proxy("shop/web-1").ready().await != Some(true)
+            && mesh.proxy("shop/cart-1").ready().await != Some(true)
+    })
+    .await;
+    for text in ["two", "three"] {
+        send_all(&mut send, frame(text.as_bytes()), false).await.unwrap();
+        assert_eq!(body.message().await.unwrap().as_deref(), Some(text.as_bytes()));
+    }
+    send_all(&mut send, Bytes::new(), true).await.unwrap();
+    assert_eq!(body.message().await.unwrap(), None);
+    assert_eq!(body.trailers().await.unwrap()["grpc-status"], "0");
+    for uid in ["shop/web-1", "shop/cart-1"] {
+        let (status, _) = mesh.proxy_mut(uid).process_mut().wait().await;
+        assert!(status.success(), "{uid}: {status}");
+    }
+}
+
+#[tokio::test]
+async fn the_deadline_ends_what_does_not_end_by_itself() {
+    let application = Application::start("cart-1").await;
+    let mut mesh = Builder::default()
+        .service("shop/cart")
+        .workload(Workload::new("shop/cart-1").serves(application.address()))
+        .workload(Workload::new("shop/web-1").settings("drain: { deadline: 1s }"))
+        .start()
+        .await;
+    let mut connection = mesh.client("shop/web-1").connect().await.unwrap();
+    connection.begin(&Request::get(CART).field("x-test-gate", "never")).await.unwrap();
+    application.arrived("never").await;
+    mesh.proxy("shop/web-1").process().signal(Signal::SIGTERM);
+    let (status, took) = mesh.proxy_mut("shop/web-1").process_mut().wait().await;
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(took >= Duration::from_millis(900), "what is in flight has until the deadline: {took:?}");
+    assert!(took < Duration::from_secs(15), "and no longer: {took:?}");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let application = Application::start("cart-1").await;
+    let mut mesh = pair(&application).await;
+    let mut connection = mesh.client("shop/web-1").connect().await.unwrap();
+    connection.begin(&Request::get(CART).field("x-test-gate", "never")).await.unwrap();
+    application.arrived("never").await;
+    mesh.proxy("shop/web-1").process().signal(Signal::SIGTERM);
+    wait::until("it is not ready any more", async || mesh.proxy("shop/web-1").ready().await != Some(true))
+        .await;
+    mesh.proxy("shop/web-1").process().signal(Signal::SIGTERM);
+    let (_, took) = mesh.proxy_mut("shop/web-1").process_mut().wait().await;
+    assert!(took < Duration::from_secs(15), "{took:?}");
+}
+
+#[tokio::test]
+async fn an_idle_proxy_ends_at_once() {
+    let application = Application::start("cart-1").await;
+    let mut mesh = pair(&application).await;
+    mesh.client("shop/web-1").get(CART).await.passed();
+    for uid in ["shop/web-1", "shop/cart-1"] {
+        mesh.proxy(uid).process().signal(Signal::SIGTERM);
+        let (status, took) = mesh.proxy_mut(uid).process_mut().wait().await;
+        assert_eq!(status.code(), Some(0), "{uid}: {status}");
+        assert!(took < Duration::from_secs(15), "{uid}: {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_drains_under_traffic_costs_no_request() {
+    let first = Application::start("cart-1").await;
+    let second = Application::start("cart-2").await;
+    let mut mesh = Builder::default()
+        .service("shop/cart")
+        .workload(Workload::new("shop/cart-1").serves(first.address()))
+        .workload(Workload::new("shop/cart-2").serves(second.address()))
+        .workload(Workload::new("shop/web-1"))
+        .start()
+        .await;
+    let get = Traffic::start(mesh.client("shop/web-1"), 2, |id| Request::get(CART).id(id));
+    let post =
+        Traffic::start(mesh.client("shop/web-1"), 2, |id| Request::post(CART, "order").id(&format!("p{id}")));
+    get.more(50).await;
+    mesh.proxy("shop/cart-1").process().signal(Signal::SIGTERM);
+    let (status, _) = mesh.proxy_mut("shop/cart-1").process_mut().wait().await;
+    assert_eq!(status.code(), Some(0));
+    get.more(100).await;
+    get.stop().await.all_succeeded();
+    post.stop().await.all_succeeded();
+}
+
+#[tokio::test]
+async fn the_control_api_ends_on_a_signal_with_proxies_connected() {
+    let application = Application::start("cart-1").await;
+    let mut mesh = pair(&application).await;
+    mesh.control().signal(Signal::SIGTERM);
+    let mut control = mesh.take_control();
+    let (status, took) = control.wait().await;
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    mesh.client("shop/web-1").get(CART).await.passed();
+}
