@@ -51,30 +51,36 @@ struct Answer<'a> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    let files = match read_directory(&arguments.directory) {
-        Ok(files) if files.is_empty() => {
-            return unusable(format!("{} holds no *.yaml or *.yml", arguments.directory.display()));
+    let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    match judge(arguments, colour) {
+        Ok((text, has_errors)) => {
+            // Whoever closed the pipe has read enough.
+            let _ = io::stdout().write_all(text.as_bytes());
+            ExitCode::from(u8::from(has_errors))
         }
-        Ok(files) => files,
-        Err(error) => {
-            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-            return unusable(format!("{error}{cause}"));
+        Err(message) => {
+            let _ = writeln!(io::stderr(), "weft check: {message}");
+            ExitCode::from(UNUSABLE)
         }
-    };
+    }
+}
+
+// What to print, and whether there are errors; or why there is nothing to judge.
+fn judge(arguments: &Arguments, colour: bool) -> Result<(String, bool), String> {
+    let files = read_directory(&arguments.directory).map_err(|error| {
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        format!("{error}{cause}")
+    })?;
+    if files.is_empty() {
+        return Err(format!("{} holds no *.yaml or *.yml", arguments.directory.display()));
+    }
     let compilation = compile(&files);
     let summary = Summary::new(&files, &compilation);
     let text = match arguments.output {
-        Output::Text => text(&files, &compilation, &summary),
+        Output::Text => text(&files, &compilation, &summary, colour),
         Output::Json => json(&compilation, &summary),
     };
-    // Whoever closed the pipe has read enough.
-    let _ = io::stdout().write_all(text.as_bytes());
-    ExitCode::from(u8::from(compilation.has_errors()))
-}
-
-fn unusable(message: String) -> ExitCode {
-    let _ = writeln!(io::stderr(), "weft check: {message}");
-    ExitCode::from(UNUSABLE)
+    Ok((text, compilation.has_errors()))
 }
 
 fn json(compilation: &Compilation, summary: &Summary) -> String {
@@ -83,9 +89,12 @@ fn json(compilation: &Compilation, summary: &Summary) -> String {
     serde_json::to_string_pretty(&answer).unwrap_or_default() + "\n"
 }
 
-fn text(files: &[SourceFile], compilation: &Compilation, summary: &Summary) -> String {
-    let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+fn text(files: &[SourceFile], compilation: &Compilation, summary: &Summary, colour: bool) -> String {
     let count = |number: usize, noun: &str| format!("{number} {noun}{}", if number == 1 { "" } else { "s" });
+    let policies = match summary.authorization_policies {
+        1 => "1 authorization policy".to_owned(),
+        several => format!("{several} authorization policies"),
+    };
     format!(
         "{}{}, {}; {}: {}, {}, {}, {}, {}; mutual TLS where no policy speaks: {}\n",
         render(&compilation.diagnostics, files, colour),
@@ -95,7 +104,7 @@ fn text(files: &[SourceFile], compilation: &Compilation, summary: &Summary) -> S
         count(summary.services, "service"),
         count(summary.workloads, "workload"),
         count(summary.http_routes, "route"),
-        count(summary.authorization_policies, "authorization policy").replace("policys", "policies"),
+        policies,
         count(summary.peer_authentications, "peer authentication"),
         summary.peer_authentication_default,
     )
@@ -123,5 +132,47 @@ impl Summary {
                 TlsMode::Disable => "DISABLE",
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(text: &str, output: Output) -> Result<(String, bool), String> {
+        let directory = tempfile::tempdir().unwrap();
+        if !text.is_empty() {
+            std::fs::write(directory.path().join("a.yaml"), text).unwrap();
+        }
+        judge(&Arguments { directory: directory.path().to_owned(), output }, false)
+    }
+
+    const WARNED: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+                          metadata: {name: a}\nspec: {rules: []}\n";
+
+    #[test]
+    fn errors_fail_and_warnings_do_not() {
+        let (text, has_errors) = judged(WARNED, Output::Text).unwrap();
+        assert!(!has_errors && text.contains("0 errors, 1 warning; 1 file:"), "{text}");
+        let (text, has_errors) = judged("kind: Nothing\n", Output::Text).unwrap();
+        assert!(has_errors && text.contains("a.yaml:1:1"), "{text}");
+    }
+
+    #[test]
+    fn json_has_every_diagnostic_with_its_place() {
+        let (text, _) = judged(WARNED, Output::Json).unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(answer["diagnostics"][0]["severity"], "warning");
+        assert_eq!(answer["diagnostics"][0]["line"], 4);
+        assert_eq!(answer["diagnostics"][0]["path"], "spec.rules");
+        assert_eq!(answer["summary"]["authorizationPolicies"], 1);
+        assert_eq!(answer["summary"]["peerAuthenticationDefault"], "STRICT");
+    }
+
+    #[test]
+    fn a_directory_without_policies_is_bad_usage() {
+        assert!(judged("", Output::Text).unwrap_err().contains("holds no *.yaml"));
+        let nowhere = Arguments { directory: PathBuf::from("/nowhere/at/all"), output: Output::Text };
+        assert!(judge(&nowhere, false).unwrap_err().contains("No such file"));
     }
 }

@@ -19,6 +19,8 @@ const DEPTH_MAX: usize = 64;
 const NODES_MAX: usize = 2_000_000;
 /// The most nodes that all aliases of a file may stand for.
 const ALIASED_NODES_MAX: u64 = 100_000;
+/// The most problems of a file's text that are kept.
+const FLAWS_MAX: usize = 1_000;
 /// "No parent".
 pub(crate) const NONE: u32 = u32::MAX;
 
@@ -249,22 +251,27 @@ impl<'a> Walk<'a> {
         }
     }
 
+    // The tree above the node is unfinished: it is no document, and the flaw has no path.
     fn stop(&mut self, node: u32, message: &str) -> Result<(), Stop> {
-        self.flaw(node, message.to_owned(), None);
-        // The tree above the node is unfinished: it is no document, and the flaw has no path.
-        if let Some(flaw) = self.flaws.last_mut() {
-            flaw.node = NONE;
-        }
+        let Node { line, column, .. } = self.tree.nodes[node as usize];
+        self.flaws.truncate(FLAWS_MAX - 1);
+        self.flaw_at((line, column), message.to_owned(), None);
         Err(Stop)
     }
 
     fn flaw(&mut self, node: u32, message: String, hint: Option<String>) {
         let Node { line, column, .. } = self.tree.nodes[node as usize];
-        self.flaws.push(Flaw { node, line, column, message, hint });
+        self.push(Flaw { node, line, column, message, hint });
     }
 
     fn flaw_at(&mut self, (line, column): (u32, u32), message: String, hint: Option<String>) {
-        self.flaws.push(Flaw { node: NONE, line, column, message, hint });
+        self.push(Flaw { node: NONE, line, column, message, hint });
+    }
+
+    fn push(&mut self, flaw: Flaw) {
+        if self.flaws.len() < FLAWS_MAX {
+            self.flaws.push(flaw);
+        }
     }
 
     // `kubectl get -o yaml` writes one `List`; its items are documents like any others.
@@ -368,51 +375,4 @@ impl Content<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn messages(text: &str) -> Vec<String> {
-        walk(text)
-            .1
-            .into_iter()
-            .map(|flaw| format!("{}:{}: {}", flaw.line, flaw.column, flaw.message))
-            .collect()
-    }
-
-    #[test]
-    fn every_node_knows_where_it_stands() {
-        let (tree, flaws) = walk("a:\n  - b.c: 1\n    d: [x, y]\n---\ne: f\n");
-        assert!(flaws.is_empty());
-        assert_eq!(tree.documents.len(), 2);
-        let at = |text| (0..).find(|node| tree.text(*node) == Some(text)).unwrap();
-        assert_eq!(tree.path(at("1")), "a[0][\"b.c\"]");
-        assert_eq!(tree.path(at("y")), "a[0].d[1]");
-        assert_eq!((tree.nodes[at("y") as usize].line, tree.nodes[at("y") as usize].column), (3, 12));
-        assert_eq!(tree.document_of(at("f")), tree.documents[1]);
-    }
-
-    #[test]
-    fn what_is_ambiguous_is_refused_where_it_stands() {
-        assert_eq!(messages("a: 1\nb: 2\na: 3\n"), ["3:1: the key \"a\" comes twice"]);
-        assert_eq!(messages("x: {<<: {a: 1}}\n"), ["1:5: merge keys (`<<`) are not supported"]);
-        assert_eq!(messages("? [a]\n: 1\n"), ["1:3: a key must be a text"]);
-        assert_eq!(messages("a: !!binary eA==\n"), ["1:13: tags (`!…`) are not supported"]);
-        assert!(messages("a: &x 1\nb: *x\n").is_empty());
-        assert_eq!(messages("a: &x [*x]\n"), ["1:8: the alias contains itself"]);
-    }
-
-    #[test]
-    fn bombs_and_depth_cost_nothing() {
-        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
-        for level in 1..20 {
-            let item = format!("*a{}", level - 1);
-            bomb.push_str(&format!("a{level}: &a{level} [{}]\n", vec![item; 9].join(", ")));
-        }
-        assert!(messages(&bomb)[0].contains("stand for too much"));
-        for open in ["[", "{a: ", "- ", "? ", "a:\n ", "&a [", "!x [", "{", "[{"] {
-            let deep = open.repeat(200_000);
-            let flaws = messages(&deep);
-            assert_eq!(flaws.len(), 1, "{open}");
-        }
-    }
-}
+mod tests;

@@ -213,3 +213,125 @@ fn diagnostic(file: &str, message: String) -> Diagnostic {
         hint: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::UnreadableFile;
+    use crate::state::StateDirectory;
+
+    const POLICY: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+        metadata: { name: deny, namespace: shop }\nspec: { action: DENY, rules: [{}] }\n";
+    const WORKLOAD: &str = "apiVersion: weft.dev/v1alpha1\nkind: Workload\n\
+        metadata: { name: cart-1, namespace: shop }\n\
+        spec: { address: 127.0.1.1, ports: [{ name: http, port: 8080, protocol: http }] }\n";
+    const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: { name: cart, namespace: shop }\n\
+        spec: { selector: { app: cart }, ports: [{ name: http, port: 80 }] }\n";
+    const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+        metadata: { name: cart, namespace: shop }\nspec:\n  \
+        parentRefs: [{ kind: Service, group: '', name: cart, port: 80 }]\n  \
+        rules: [{ backendRefs: [{ name: cart, port: 80 }] }]\n";
+    const BROKEN: &str = "kind: [\n";
+
+    struct Fixture {
+        last_good: LastGood,
+        _temporary: tempfile::TempDir,
+    }
+
+    impl Fixture {
+        fn new(good: &[(&str, &str)]) -> Self {
+            let temporary = tempfile::tempdir().unwrap();
+            let state = StateDirectory::open(temporary.path()).unwrap();
+            let mut last_good = LastGood::load(&state).unwrap();
+            last_good.accept(&documents(good).files).unwrap();
+            Self { last_good, _temporary: temporary }
+        }
+
+        fn resolve(&self, files: &[(&str, &str)], starting: bool) -> Result<Resolved, Refused> {
+            resolve(&documents(files), &self.last_good, starting)
+        }
+    }
+
+    fn documents(files: &[(&str, &str)]) -> Documents {
+        let file = |(name, text): &(&str, &str)| SourceFile { name: (*name).into(), text: (*text).into() };
+        Documents { files: files.iter().map(file).collect(), unreadable: Vec::new() }
+    }
+
+    fn fates(resolved: &Resolved) -> Vec<(&str, Fate)> {
+        resolved.problems.iter().map(|problem| (problem.file.as_str(), problem.fate)).collect()
+    }
+
+    #[test]
+    fn good_files_are_in_force_as_they_are() {
+        let resolved = Fixture::new(&[]).resolve(&[("a.yaml", WORKLOAD), ("b.yaml", POLICY)], true).unwrap();
+        assert!(resolved.problems.is_empty());
+        assert_eq!(resolved.compilation.mesh.authorizations.len(), 1);
+    }
+
+    #[test]
+    fn a_bad_file_keeps_its_last_good_and_all_else_applies() {
+        let fixture = Fixture::new(&[("policy.yaml", POLICY)]);
+        let files = [("policy.yaml", BROKEN), ("workload.yaml", WORKLOAD)];
+        for starting in [false, true] {
+            let resolved = fixture.resolve(&files, starting).unwrap();
+            assert_eq!(fates(&resolved), [("policy.yaml", Fate::LastGood)]);
+            assert!(!resolved.problems[0].diagnostics.is_empty());
+            assert_eq!(resolved.compilation.mesh.authorizations.len(), 1, "the DENY stays");
+            assert_eq!(resolved.compilation.mesh.workloads.len(), 1, "the new file applies");
+        }
+    }
+
+    #[test]
+    fn a_new_bad_file_is_held_out_while_running_and_refuses_the_start() {
+        let fixture = Fixture::new(&[("workload.yaml", WORKLOAD)]);
+        let files = [("policy.yaml", BROKEN), ("workload.yaml", WORKLOAD)];
+        let resolved = fixture.resolve(&files, false).unwrap();
+        assert_eq!(fates(&resolved), [("policy.yaml", Fate::HeldOut)]);
+        assert_eq!(resolved.compilation.mesh.workloads.len(), 1);
+        let refused = fixture.resolve(&files, true).unwrap_err();
+        assert_eq!(refused.diagnostics[0].file, "policy.yaml");
+    }
+
+    #[test]
+    fn a_deleted_file_is_deleted() {
+        let fixture = Fixture::new(&[("policy.yaml", POLICY), ("workload.yaml", WORKLOAD)]);
+        let resolved = fixture.resolve(&[("workload.yaml", WORKLOAD)], false).unwrap();
+        assert!(resolved.problems.is_empty());
+        assert!(resolved.compilation.mesh.authorizations.is_empty());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_a_bad_file() {
+        let fixture = Fixture::new(&[("policy.yaml", POLICY)]);
+        let mut documents = documents(&[("workload.yaml", WORKLOAD)]);
+        documents.unreadable =
+            vec![UnreadableFile { name: "policy.yaml".to_owned(), reason: "permission denied".to_owned() }];
+        let resolved = resolve(&documents, &fixture.last_good, true).unwrap();
+        assert_eq!(fates(&resolved), [("policy.yaml", Fate::LastGood)]);
+        assert!(resolved.problems[0].diagnostics[0].message.contains("permission denied"));
+        assert_eq!(resolved.compilation.mesh.authorizations.len(), 1);
+        documents.unreadable[0].name = "other.yaml".to_owned();
+        assert!(resolve(&documents, &fixture.last_good, true).is_err());
+    }
+
+    #[test]
+    fn a_change_that_breaks_another_file_is_held_back_and_nothing_weaker_is_made_up() {
+        let deny_and_route = format!("{ROUTE}---\n{POLICY}");
+        let fixture = Fixture::new(&[("mixed.yaml", &deny_and_route), ("service.yaml", SERVICE)]);
+        // The Service goes, and the route in the other file has no parent any more.
+        let files = [("mixed.yaml", deny_and_route.as_str()), ("workload.yaml", WORKLOAD)];
+        for starting in [false, true] {
+            let outcome = fixture.resolve(&files, starting);
+            let resolved = outcome.unwrap();
+            let mesh = &resolved.compilation.mesh;
+            assert_eq!(mesh.authorizations.len(), 1, "the DENY beside the route stays");
+            assert_eq!(mesh.routes.len(), 1);
+            assert!(mesh.services.contains_key("shop/cart"), "the deletion is held back");
+            assert_eq!(mesh.workloads.len(), 1, "a change that is good by itself applies");
+            assert!(fates(&resolved).contains(&("service.yaml", Fate::LastGood)), "{:?}", resolved.problems);
+        }
+        // Both in one change are fine.
+        let resolved = fixture.resolve(&[("mixed.yaml", POLICY)], false).unwrap();
+        assert!(resolved.problems.is_empty());
+    }
+}

@@ -10,6 +10,8 @@ pub mod dial;
 pub mod last_good;
 pub mod metrics;
 pub mod subscription;
+#[cfg(test)]
+mod tests;
 mod views;
 
 use crate::describe::chain;
@@ -17,6 +19,7 @@ use crate::policy::{Asked, Policy, Publisher};
 use crate::settings::Settings;
 use crate::state::StateDirectory;
 use crate::tls::Tls;
+use crate::tls::own::OwnResolver;
 use apply::Store;
 use dial::{Channel, DialError};
 use last_good::LastGood;
@@ -25,7 +28,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use subscription::Subscription;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -90,6 +93,9 @@ enum SessionError {
 struct Session {
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
     responses: Streaming<DeltaDiscoveryResponse>,
+    /// The certificate that was shown.
+    own: Option<Arc<OwnResolver>>,
+    certificates: watch::Receiver<u64>,
     /// When to dial anew to show a renewed certificate.
     redial_at: Option<Instant>,
     confirm_at: Instant,
@@ -287,9 +293,10 @@ impl Control {
 
     async fn open(&mut self) -> Result<Session, SessionError> {
         let settings = self.settings.clone();
+        let certificates = self.tls.changes();
         let own = self.tls.certificate();
         let dialled = {
-            let dialling = dial::dial(&settings.control, own);
+            let dialling = dial::dial(&settings.control, own.clone());
             tokio::pin!(dialling);
             let mut channel: Option<Result<Channel, DialError>> = None;
             self.until(async { channel = Some(dialling.await) }).await;
@@ -310,11 +317,11 @@ impl Control {
             .map_err(|status| ended(&status))?
             .into_inner();
         tracing::info!(address = %self.settings.control.address, "connected to the control API");
-        Ok(Session { requests, responses, redial_at: None, confirm_at: Instant::now() + CONFIRM_INTERVAL })
+        let confirm_at = Instant::now() + CONFIRM_INTERVAL;
+        Ok(Session { requests, responses, own, certificates, redial_at: None, confirm_at })
     }
 
     async fn serve(&mut self, session: &mut Session) -> Result<(), SessionError> {
-        let mut certificates = self.tls.changes();
         loop {
             let save_at = self.save_at;
             tokio::select! {
@@ -328,7 +335,11 @@ impl Control {
                         session.send(request)?;
                     }
                 }
-                Ok(()) = certificates.changed() => {
+                Ok(()) = session.certificates.changed() => {
+                    let held = self.tls.certificate();
+                    if held.as_ref().map(Arc::as_ptr) == session.own.as_ref().map(Arc::as_ptr) {
+                        continue;
+                    }
                     // The old certificate vouches for this stream for a while yet: a fleet that
                     // renews together need not return together.
                     session.redial_at.get_or_insert(Instant::now() + self.redial_after());

@@ -2,13 +2,15 @@
 //!
 //! `server` reads requests off a connection and gives each to the handler in a task of its own;
 //! `client` sends requests over a shared connection without a task per request. Both speak the
-//! types of `crate::http`: `convert` is the only place where those meet the `http` crate's, `case`
-//! carries the spelling of names between two proxies, `outgoing` writes a body under flow control,
-//! `watch` keeps silent connections honest. Nothing here routes, retries or authorizes.
+//! types of `crate::http`: `decode` and `encode` are where those meet the `http` crate's, `names`
+//! saves making names anew, `case` carries their spelling between two proxies. `outgoing` writes a
+//! body under flow control, `watch` keeps silent connections honest, `resets` those that take
+//! requests back. Nothing here routes, retries or authorizes.
 
 mod case;
 mod client;
-mod convert;
+mod decode;
+mod encode;
 mod names;
 mod outgoing;
 mod resets;
@@ -20,7 +22,7 @@ mod watch;
 
 pub(crate) use client::Ticket;
 pub use client::{ClientConnection, Driver};
-pub(crate) use convert::{Peer, trailers_from_map};
+pub(crate) use decode::{Peer, trailers_from_map};
 pub(crate) use outgoing::{Outgoing, OutgoingError};
 pub use server::{Ended, serve};
 pub use settings::Settings;

@@ -6,6 +6,7 @@
 
 mod body;
 pub mod filter;
+mod grammar;
 mod h2_body;
 mod head;
 mod headers;
@@ -19,8 +20,10 @@ mod tests;
 pub use body::{Body, BodyError, Frame, LocalBody, Tunnel};
 pub use h2_body::H2Body;
 pub use head::{RequestHead, ResponseHead, Scheme, Version};
-pub(crate) use headers::{Field, Span, is_token_byte, is_value_byte};
-pub use headers::{FieldRef, HeaderError, Headers, elements, is_token, is_value};
+pub(crate) use grammar::{is_token_byte, is_value_byte, position, value_run};
+pub use grammar::{elements, is_token, is_value};
+pub(crate) use headers::{Field, Span};
+pub use headers::{FieldRef, HeaderError, Headers};
 pub use http::{Method, StatusCode};
 pub use known::{Known, KnownSet};
 pub use limits::Limits;

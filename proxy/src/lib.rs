@@ -8,6 +8,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod app;
+pub mod admin;
 pub mod access_log;
 pub mod control;
 pub mod describe;

@@ -13,6 +13,8 @@ pub mod own;
 pub mod verify;
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use accept::{AcceptError, Accepted, Peer};

@@ -166,6 +166,28 @@ async fn a_control_api_that_is_killed_and_restarted_costs_no_request() {
 }
 
 #[tokio::test]
+async fn what_is_older_than_its_maximum_age_is_not_enforced_but_denied() {
+    let application = Application::start("cart-1").await;
+    let mut mesh = Builder::default()
+        .service("shop/cart")
+        .workload(Workload::new("shop/cart-1").serves(application.address()).settings("lastGoodAgeMax: 3s"))
+        .workload(Workload::new("shop/web-1"))
+        .start()
+        .await;
+    let client = mesh.client("shop/web-1");
+    client.get(CART).await.passed();
+    mesh.kill_control();
+    let response = wait::eventually("the cart's configuration is too old", async || {
+        let response = client.get(CART).await;
+        (response.status() != 200).then_some(response)
+    })
+    .await;
+    response.refused_with(Reason::PolicyTooOld);
+    mesh.start_control().await;
+    becomes(client, 200).await;
+}
+
+#[tokio::test]
 async fn a_control_api_that_lost_its_state_directory_is_not_believed() {
     let application = Application::start("cart-1").await;
     let mut mesh = pair(&application).await;

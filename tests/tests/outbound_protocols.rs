@@ -120,9 +120,12 @@ async fn an_application_that_ends_early_is_told_apart_from_one_that_is_not_there
     let mesh = pair(&application).await;
     let client = mesh.client("shop/web-1");
     client.send(&Request::post("http://cart.shop/close", "x")).await.refused_with(Reason::ConnectionReset);
-    let mut connection = client.connect().await.unwrap();
-    let cut = connection.send(&Request::get("http://cart.shop/cut")).await;
-    assert!(cut.is_err(), "a body that ends early is not made to look whole: {cut:?}");
+    // A body that ends early is not made to look whole: an error if the head was already sent on,
+    // else the mesh's own answer.
+    match client.try_send(&Request::post("http://cart.shop/cut", "x")).await {
+        Err(_) => {}
+        Ok(response) => response.refused_with(Reason::ConnectionReset),
+    }
     application.stop();
     // Connections of before may still be found open once.
     wait::until("the application is gone", async || {

@@ -217,12 +217,15 @@ async fn a_call_to_oneself_through_ones_own_outbound_port_is_no_loop() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_asked_for_its_own_port_says_that_it_is_a_loop() {
+async fn an_address_that_is_not_the_meshs_is_not_dialled() {
     let application = Application::start("cart-1").await;
     let mesh = Builder::pair(application.address()).start().await;
-    let own = mesh.proxy("shop/web-1").outbound();
-    let response = mesh.client("shop/web-1").get(&format!("http://{own}/")).await;
-    response.refused_with(Reason::LoopDetected);
+    // Neither the proxy's own port, which would be a loop, nor the application behind another proxy.
+    for address in [mesh.proxy("shop/web-1").outbound(), application.address()] {
+        let response = mesh.client("shop/web-1").get(&format!("http://{address}/")).await;
+        response.refused_with(Reason::ServiceUnknown);
+    }
+    assert_eq!(application.requests(), []);
 }
 
 #[tokio::test]

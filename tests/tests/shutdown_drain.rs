@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use nix::sys::signal::Signal;
 use std::time::Duration;
+use weft_model::reason::Reason;
 use weft_tests::application::Application;
 use weft_tests::client::Request;
 use weft_tests::http2::{Connection, frame, grpc, send_all};
@@ -166,10 +167,13 @@ async fn a_replica_that_drains_under_traffic_costs_no_request() {
 async fn the_control_api_ends_on_a_signal_with_proxies_connected() {
     let application = Application::start("cart-1").await;
     let mut mesh = pair(&application).await;
+    mesh.client("shop/web-1").get(CART).await.passed();
     mesh.control().signal(Signal::SIGTERM);
     let mut control = mesh.take_control();
     let (status, took) = control.wait().await;
     assert_eq!(status.code(), Some(0), "{status}");
     assert!(took < Duration::from_secs(15), "{took:?}");
     mesh.client("shop/web-1").get(CART).await.passed();
+    // What was never called before cannot be looked up now, and that is the reason told.
+    mesh.client("shop/web-1").get("http://other.shop/").await.refused_with(Reason::ConfigurationMissing);
 }

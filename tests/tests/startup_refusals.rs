@@ -47,32 +47,29 @@ async fn pair() -> (Mesh, Application) {
 async fn a_proxy_with_settings_that_make_no_sense_says_which() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("proxy.yaml");
+    let address = "127.0.0.1:15010";
+    let base = format!(
+        "control: {{ address: '{address}', roots: /r, token: /t }}\nmetrics: {{ listen: '127.0.0.1:15020' }}\n"
+    );
+    let with = |lines: &str| format!("workload: shop/cart-1\n{base}{lines}\n");
     let cases = [
-        ("an unknown setting", "workload: shop/cart-1\noutbuond: {}\n", &["outbuond", "proxy.yaml"][..]),
-        ("broken YAML", "workload: [\n", &["proxy.yaml"]),
-        ("no workload", "control: { address: '127.0.0.1:1' }\n", &["workload"]),
-        ("a bad workload", "workload: Shop\n", &["workload", "Shop"]),
-        ("a bad address", "workload: shop/cart-1\nmetrics: { listen: here }\n", &["here"]),
-        (
-            "an admin port for everybody",
-            "workload: shop/cart-1\nadmin: { listen: '0.0.0.0:15000' }\n",
-            &["admin", "loopback"],
-        ),
+        ("an unknown setting", with("outbuond: {}"), &["outbuond", "proxy.yaml"][..]),
+        ("broken YAML", "workload: [\n".to_owned(), &["proxy.yaml"]),
+        ("no workload", base.clone(), &["workload", "--workload", "WEFT_WORKLOAD"]),
+        ("a bad workload", format!("workload: Shop\n{base}"), &["workload", "Shop"]),
+        ("a bad address", with("admin: { listen: here }"), &["here"]),
+        ("an admin port for everybody", with("admin: { listen: '0.0.0.0:15000' }"), &["admin", "loopback"]),
         (
             "an outbound port for everybody",
-            "workload: shop/cart-1\noutbound: { listen: '0.0.0.0:15001' }\n",
+            with("outbound: { listen: '0.0.0.0:15001' }"),
             &["outbound", "loopback"],
         ),
-        (
-            "two listeners on one port",
-            "workload: shop/cart-1\nmetrics: { listen: '127.0.0.1:15000' }\nadmin: { listen: '127.0.0.1:15000' }\n",
-            &["15000"],
-        ),
-        ("a bad duration", "workload: shop/cart-1\ndrain: { deadline: soon }\n", &["soon"]),
-        ("a bad log level", "workload: shop/cart-1\nlog: loud\n", &["loud"]),
+        ("two listeners on one port", with("admin: { listen: '127.0.0.1:15020' }"), &["15020"]),
+        ("a bad duration", with("drain: { deadline: soon }"), &["soon"]),
+        ("a bad log level", with("log: loud"), &["loud"]),
     ];
     for (what, text, said) in cases {
-        fs::write(&file, text).unwrap();
+        fs::write(&file, &text).unwrap();
         refused(what, &proxy(&file, &[]).await, said);
     }
     let missing = directory.path().join("missing.yaml");
@@ -91,7 +88,7 @@ async fn a_port_in_use_is_named_with_its_setting() {
     for (setting, address) in [("outbound", outbound), ("metrics", metrics)] {
         let taken = TcpListener::bind(address).unwrap();
         let ended = proxy(&settings, &[]).await;
-        refused("a taken port", &ended, &[setting, &address.to_string(), "in use"]);
+        refused("a taken port", &ended, &[setting, &address.to_string(), "another process"]);
         drop(taken);
     }
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -104,7 +101,7 @@ async fn a_port_in_use_is_named_with_its_setting() {
     let mut command = Command::new(&binaries().control);
     command.arg("--policies").arg(&policies).arg("--state").arg(&state);
     command.args(["--listen", &address, "--admin-listen", "127.0.0.1:0"]);
-    refused("a taken port", &process::run(command).await, &["listen", &address, "in use"]);
+    refused("a taken port", &process::run(command).await, &["listen", &address]);
 }
 
 #[tokio::test]
@@ -127,12 +124,16 @@ async fn files_that_others_can_read_or_that_cannot_be_read_are_refused() {
     write_private(&key, "not a key\n");
     let ended = control(&mesh.policies(), &mesh.state(), &[]).await;
     refused("a key that is none", &ended, &["ca.key"]);
-    // The workload's token.
+    // The workload's own key, as it is kept for a restart.
     mesh.proxy_mut("shop/web-1").kill();
-    let token = mesh.proxy("shop/web-1").directory().join("token");
-    set(&token, 0o644);
+    let state = mesh.proxy("shop/web-1").directory().join("state");
+    let kept = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path());
+    let keys: Vec<_> = kept.filter(|path| path.to_string_lossy().contains("key")).collect();
+    assert_eq!(keys.len(), 1, "one kept key: {keys:?}");
+    set(&keys[0], 0o644);
     let settings = mesh.proxy("shop/web-1").settings().to_owned();
-    refused("a token that all can read", &proxy(&settings, &[]).await, &["token"]);
+    let name = keys[0].to_string_lossy();
+    refused("a kept key that all can read", &proxy(&settings, &[]).await, &[&*name, "600"]);
 }
 
 #[tokio::test]
@@ -254,7 +255,7 @@ async fn a_token_for_a_workload_that_is_none_is_refused_by_name() {
     let ended = mesh.run_token("Shop", None).await;
     refused("a bad workload", &ended, &["Shop"]);
     let mut command = Command::new(&binaries().control);
-    command.args(["token", "--workload", "shop/cart-1", "--state", "/nonexistent/weft"]);
+    command.args(["token", "--workload", "shop/cart-1", "--state", "/proc/weft"]);
     let ended = process::run(command).await;
-    refused("no state", &ended, &["/nonexistent/weft"]);
+    refused("no state", &ended, &["/proc/weft"]);
 }

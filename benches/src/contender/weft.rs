@@ -103,7 +103,7 @@ metadata:
 spec:
   address: {server}
   ports:
-    - {{ name: http, port: {port}, protocol: HTTP }}
+    - {{ name: http, port: {port}, protocol: http }}
   serviceAccount: catalog
 ---
 apiVersion: weft.dev/v1alpha1

@@ -41,8 +41,10 @@ pub(crate) fn addresses_once(report: &Report<'_>, documents: &Documents<'_>, con
             report.error(place, message);
         }
     };
+    // A block that could not be read is missing from them, and the error is told already.
+    let broken = documents.mesh_configs.iter().any(|document| report.failed(document.place()));
     let within = |address: IpAddr, place: Place| {
-        if !config.cidrs.is_empty() && !config.cidrs.iter().any(|block| block.contains(&address)) {
+        if !broken && !config.cidrs.is_empty() && !config.cidrs.iter().any(|block| block.contains(&address)) {
             let message =
                 format!("{address} lies outside the mesh's `cidrs`: calls to it would pass the mesh by");
             report.error_hint(place, message, "add it to `cidrs` of the MeshConfig");

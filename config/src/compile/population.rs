@@ -15,6 +15,10 @@ use weft_model::workload::{Description, UNKNOWN, WorkloadPort};
 /// The cluster that metrics name, as Istio's default.
 const CLUSTER: &str = "Kubernetes";
 
+/// The longest namespace and name together: `PORT.NAME.NAMESPACE.workload` is a server name of TLS,
+/// which has 253 letters at most.
+const NAMES_LENGTH_MAX: usize = 253 - "65535...workload".len();
+
 pub(crate) struct Population<'r> {
     pub(crate) all: Vec<Entry<'r>>,
     by_namespace: HashMap<&'r str, Vec<usize>>,
@@ -49,6 +53,11 @@ impl<'r> Population<'r> {
                 report.error(name.place, "this name cannot be a workload's");
                 continue;
             };
+            if namespace.as_str().len() + name.value.as_str().len() > NAMES_LENGTH_MAX {
+                let message =
+                    format!("namespace and name must have at most {NAMES_LENGTH_MAX} letters together");
+                report.error(name.place, message);
+            }
             let index = population.all.len();
             population.by_namespace.entry(namespace.as_str()).or_default().push(index);
             for (key, value) in &document.metadata.labels {

@@ -96,7 +96,8 @@ fn addresses(spec: &Object<'_>, service: &mut Service<'_>) {
 
 /// Whether an address can be one workload's or one Service's.
 pub(crate) fn is_destination(address: IpAddr) -> bool {
-    !(address.is_unspecified() || address.is_multicast() || address.to_canonical() != address)
+    let broadcast = matches!(address, IpAddr::V4(four) if four.is_broadcast());
+    !(broadcast || address.is_unspecified() || address.is_multicast() || address.to_canonical() != address)
 }
 
 fn port(value: Value<'_>, named: bool) -> Option<Port<'_>> {

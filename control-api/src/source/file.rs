@@ -28,8 +28,10 @@ const RACY: Duration = Duration::from_millis(100);
 /// The largest file.
 const FILE_LENGTH_MAX: u64 = 16 * 1024 * 1024;
 
-/// How deep directories are looked into.
+/// How deep directories are looked into, and how many files there may be. More is an error rather than
+/// left out: what is not read cannot deny.
 const DEPTH_MAX: usize = 8;
+const FILES_MAX: usize = 50_000;
 
 /// The directory, and what was last seen in it.
 #[derive(Debug)]
@@ -149,15 +151,20 @@ fn look_into(directory: &Path, prefix: &str, depth: usize, seen: &mut Vec<FileSt
         // Follows links: what counts is what would be read.
         let metadata = fs::metadata(&path);
         match &metadata {
-            Ok(metadata) if metadata.is_dir() && depth > 0 => {
-                look_into(&path, &format!("{prefix}{name}/"), depth - 1, seen)?;
+            Ok(metadata) if metadata.is_dir() => {
+                let below = depth.checked_sub(1).ok_or_else(too_much)?;
+                look_into(&path, &format!("{prefix}{name}/"), below, seen)?;
             }
-            Ok(metadata) if metadata.is_dir() => {}
+            _ if seen.len() >= FILES_MAX => return Err(too_much()),
             _ if yaml => seen.push(FileState::new(format!("{prefix}{name}"), metadata.ok().as_ref())),
             _ => {}
         }
     }
     Ok(())
+}
+
+fn too_much() -> io::Error {
+    io::Error::other(format!("more than {FILES_MAX} files or {DEPTH_MAX} levels of directories"))
 }
 
 fn read(path: &Path) -> io::Result<String> {

@@ -537,6 +537,3 @@ fn asked_from_wire(name: &str) -> Option<Asked> {
         None => name.parse().ok().map(Asked::Service),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -18,20 +18,20 @@ use weft_model::wire::{Kind, Resource};
 
 /// A port of a destination.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct PortKey {
+pub(super) struct PortKey {
     name: ResourceName,
     port: u16,
 }
 
 /// The slices of every port, as they came.
 #[derive(Debug, Default)]
-pub struct Slices {
+pub(super) struct Slices {
     ports: HashMap<PortKey, BTreeMap<u32, Vec<Arc<Endpoint>>>>,
 }
 
 /// Everything that was built.
 #[derive(Debug)]
-pub struct Views {
+pub(super) struct Views {
     namespace: Namespace,
     plain: HashMap<PortKey, View>,
     routed: HashMap<PortKey, View>,
@@ -58,7 +58,7 @@ struct Inputs {
 
 impl Slices {
     /// Takes a slice; the port it belongs to.
-    pub fn put(&mut self, slice: &Endpoints) -> PortKey {
+    pub(super) fn put(&mut self, slice: &Endpoints) -> PortKey {
         let key = PortKey { name: target_name(&slice.target), port: slice.port };
         let held = self.ports.entry(key.clone()).or_default().entry(slice.slice).or_default();
         let mut new: Vec<Arc<Endpoint>> = slice
@@ -75,7 +75,7 @@ impl Slices {
     }
 
     /// Drops a slice; the port it belonged to.
-    pub fn remove(&mut self, slice: &Endpoints) -> PortKey {
+    pub(super) fn remove(&mut self, slice: &Endpoints) -> PortKey {
         let key = PortKey { name: target_name(&slice.target), port: slice.port };
         if let Some(slices) = self.ports.get_mut(&key) {
             slices.remove(&slice.slice);
@@ -116,7 +116,7 @@ impl Default for Views {
 
 impl Views {
     /// For a proxy of this namespace.
-    pub fn new(namespace: Namespace) -> Self {
+    pub(super) fn new(namespace: Namespace) -> Self {
         Self {
             namespace,
             plain: HashMap::new(),
@@ -127,12 +127,12 @@ impl Views {
     }
 
     /// A destination that was wanted at the last rebuild and exists.
-    pub fn destination(&self, name: &ResourceName) -> Option<&Arc<Destination>> {
+    pub(super) fn destination(&self, name: &ResourceName) -> Option<&Arc<Destination>> {
         self.destinations.get(name)
     }
 
     /// Builds all destinations that are wanted, from what is held.
-    pub fn rebuild(&mut self, wanted: &BTreeSet<ResourceName>, store: &Store, slices: &Slices) {
+    pub(super) fn rebuild(&mut self, wanted: &BTreeSet<ResourceName>, store: &Store, slices: &Slices) {
         let new = Self::new(self.namespace.clone());
         let old = std::mem::replace(self, new);
         for name in wanted {
@@ -153,7 +153,7 @@ impl Views {
     }
 
     /// The endpoints of a port changed: replaces what is built on them. Whether anything was.
-    pub fn endpoints_changed(&mut self, key: &PortKey, slices: &Slices) -> bool {
+    pub(super) fn endpoints_changed(&mut self, key: &PortKey, slices: &Slices) -> bool {
         // A port that nobody has asked for is not built; its slices wait.
         let Some(held) = self.sets.get_mut(key) else { return false };
         let joined = slices.joined(key);

@@ -4,7 +4,7 @@
 //! brackets; a port is a number. User information, percent escapes and empty ports are refused:
 //! two parsers could read them in two ways.
 
-use crate::http::Scheme;
+use crate::http::{Scheme, position};
 use std::net::Ipv6Addr;
 
 /// Longer than any DNS name with a port.
@@ -38,7 +38,7 @@ fn without_default(authority: &[u8], scheme: Scheme) -> &[u8] {
 fn split_port(text: &[u8]) -> (&[u8], Option<&[u8]>) {
     let host_end = match text {
         [b'[', ..] => text.iter().position(|byte| *byte == b']').map_or(text.len(), |end| end + 1),
-        _ => text.iter().position(|byte| *byte == b':').unwrap_or(text.len()),
+        _ => position(text, b':').unwrap_or(text.len()),
     };
     match &text[host_end..] {
         [] => (text, None),

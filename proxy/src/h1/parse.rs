@@ -7,7 +7,7 @@
 
 use super::authority::{same_authority, valid_authority};
 use crate::http::{Field, Headers, Known, KnownSet, Limits, Method, RequestHead, ResponseHead, Scheme, Span};
-use crate::http::{StatusCode, Version, is_token_byte};
+use crate::http::{StatusCode, Version, is_token, is_token_byte, position, value_run};
 use weft_model::reason::Reason;
 
 /// Longer methods exist nowhere.
@@ -331,10 +331,13 @@ fn fields(input: &[u8], start: usize, limits: &Limits) -> Result<(usize, Headers
 
 fn field(input: &[u8], start: usize) -> Result<(Field, usize), Stop> {
     let line = &input[start..];
-    let Some(name_length) = line.iter().position(|byte| !is_token_byte(*byte)) else {
-        return Err(Stop::More);
+    let Some(name_length) = position(line, b':') else {
+        return Err(if line.iter().all(|byte| is_token_byte(*byte)) { Stop::More } else { Stop::Malformed });
     };
-    if name_length == 0 || line[name_length] != b':' {
+    let name = &line[..name_length];
+    let known = Known::of(name);
+    // What is known is a token.
+    if known == Known::Other && !is_token(name) {
         return Err(Stop::Malformed);
     }
     let name_end = start + name_length;
@@ -350,7 +353,7 @@ fn field(input: &[u8], start: usize) -> Result<(Field, usize), Stop> {
     let field = Field {
         name_start: start as u32,
         name_length: u16::try_from(name_length).map_err(|_| Stop::TooLarge)?,
-        known: Known::of(&line[..name_length]),
+        known,
         verbatim: value_last == end && value_start == name_end + 2 && input[name_end + 1] == b' ',
         value: Span { start: value_start as u32, length: (value_last - value_start) as u32 },
     };
@@ -375,26 +378,6 @@ fn value_end(input: &[u8], start: usize) -> Result<usize, Stop> {
             Some(_) => return Err(Stop::Malformed),
         }
     }
-}
-
-/// How many bytes at the start are neither control characters nor DEL; eight at a time.
-fn value_run(bytes: &[u8]) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
-    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
-    const SPACES: u64 = u64::from_ne_bytes([0x20; 8]);
-    const DELETES: u64 = u64::from_ne_bytes([0x7f; 8]);
-    let (words, tail) = bytes.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let deletes = word ^ DELETES;
-        // A borrow can only mark bytes behind the first true one, so the first mark is exact.
-        let marks = ((word.wrapping_sub(SPACES) & !word) | (deletes.wrapping_sub(ONES) & !deletes)) & HIGH;
-        if marks != 0 {
-            return index * 8 + marks.trailing_zeros() as usize / 8;
-        }
-    }
-    let plain = tail.iter().position(|byte| *byte < 0x20 || *byte == 0x7f).unwrap_or(tail.len());
-    words.len() * 8 + plain
 }
 
 /// Whether the text is a path with its query, or the `*` of OPTIONS, for who has it on its own.

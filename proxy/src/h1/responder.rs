@@ -91,7 +91,9 @@ impl Responder {
         }
         let over = self.drain().await;
         self.wire.borrow_mut().end();
-        let close = answering.close || framing == Framing::Close || self.wire.borrow().ended;
+        // A client that half-closed may have sent more requests before.
+        let ended = self.wire.borrow().ended && self.wire.borrow().input.is_empty();
+        let close = answering.close || framing == Framing::Close || ended;
         Ok(match (over, close) {
             (true, false) => Written::Keep,
             (true, true) => Written::Close,

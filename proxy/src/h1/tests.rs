@@ -373,6 +373,47 @@ fn a_head_is_the_same_however_it_was_cut() {
         Some("websocket")
     );
     assert_eq!(head("GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\r\n").upgrade(), None);
+    let upgrade = |offer: &str| {
+        let text = format!("GET / HTTP/1.1\r\nHost: h\r\nUpgrade: {offer}\r\nConnection: upgrade\r\n\r\n");
+        head(&text).upgrade().map(str::to_owned)
+    };
+    assert_eq!(upgrade("a, b").as_deref(), Some("a, b"));
+    assert_eq!(upgrade("websocket, H2C"), None, "HTTP/2 within would not be judged");
+}
+
+#[test]
+fn a_verdict_never_changes_with_more_input() {
+    let limits = Limits { head_bytes_max: 300, fields_max: 6, target_bytes_max: 60, ..Limits::default() };
+    let verdict = |input: &[u8]| match parse::request_head(input, &limits) {
+        Ok(parsed) => parsed.map(|(end, head)| Ok((end, format!("{head:?}")))),
+        Err(reason) => Some(Err(reason)),
+    };
+    let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    let bytes = b"\r\n\t :;/*?#%,\0\x7f\x80aZ0";
+    for round in 0..20_000 {
+        let (text, _) = ACCEPTED[round % ACCEPTED.len()];
+        let mut input = text.as_bytes().to_vec();
+        for _ in 0..1 + random(3) {
+            let at = random(input.len());
+            match random(3) {
+                0 => input[at] = bytes[random(bytes.len())],
+                1 => input.insert(at, bytes[random(bytes.len())]),
+                _ => drop(input.remove(at)),
+            }
+        }
+        let last = verdict(&input);
+        let mut early = None;
+        for cut in 0..input.len() {
+            early = early.or_else(|| verdict(&input[..cut]));
+            assert!(early.is_none() || early == last, "{:?} at {cut}", input.escape_ascii().to_string());
+        }
+    }
 }
 
 #[test]

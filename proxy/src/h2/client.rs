@@ -6,7 +6,8 @@
 //! the peer's limit of streams: `has_room` says when another connection is due. Whether a failed
 //! request can have reached the peer is told as far as it can be proved.
 
-use super::convert::{Peer, request_to_h2, response_from_h2};
+use super::decode::{Peer, response_from_h2};
+use super::encode::request_to_h2;
 use super::outgoing::{Outgoing, OutgoingError};
 use super::server::length_of;
 use super::settings::Settings;
@@ -23,6 +24,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use weft_model::reason::Reason;
 
 /// Streams we open before the peer has said how many it takes: what RFC 9113 asks peers to take.
@@ -185,10 +187,9 @@ fn builder(settings: &Settings) -> ::h2::client::Builder {
         .max_frame_size(settings.frame_bytes_max)
         .max_header_list_size(settings.header_list_max())
         .max_send_buffer_size(settings.send_buffer_bytes_max)
-        // Every request that is given up is reset by us; late frames of it are not an error.
-        .max_concurrent_reset_streams(settings.streams_max as usize)
-        .reset_stream_duration(std::time::Duration::from_secs(1))
-        .max_local_error_reset_streams(Some(256));
+        .max_concurrent_reset_streams(settings.reset_memory)
+        .reset_stream_duration(Duration::from_secs(1))
+        .max_local_error_reset_streams(settings.stream_errors_max);
     builder
 }
 
@@ -208,8 +209,13 @@ async fn wait(
         if let Some(outgoing) = upload {
             match outgoing.poll(cx) {
                 Poll::Pending => {}
-                // The answer says what the peer made of it.
-                Poll::Ready(Ok(()) | Err(OutgoingError::Gone)) => {}
+                // The answer says what the peer made of it. An untouched body may be given back;
+                // any other is let go of, and with it the window that it holds.
+                Poll::Ready(Ok(()) | Err(OutgoingError::Gone)) => {
+                    if !outgoing.is_untouched() {
+                        *upload = None;
+                    }
+                }
                 Poll::Ready(Err(OutgoingError::Body(error))) => {
                     outgoing.reset(Code::CANCEL);
                     return Poll::Ready(Err(Failure::Source(error)));

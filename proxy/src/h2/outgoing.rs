@@ -5,7 +5,7 @@
 //! ones take what the windows give, and while they wait the body's own needs are driven on. It
 //! reports how it ended and leaves the reset to the caller, who knows what it means.
 
-use super::convert::trailers_to_map;
+use super::encode::trailers_to_map;
 use crate::http::{Body, BodyError, Frame};
 use ::h2::{Reason as Code, SendStream};
 use bytes::Bytes;
@@ -66,6 +66,11 @@ impl Outgoing {
     /// Whether there is nothing left to do.
     pub(crate) fn is_done(&self) -> bool {
         self.done
+    }
+
+    /// Whether nothing was taken out of the body.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.untouched
     }
 
     /// The body, if nothing was taken out of it.

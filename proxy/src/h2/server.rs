@@ -6,7 +6,8 @@
 //! (then the handler is dropped), and writes the answer. Dropping the future of [`serve`] ends
 //! the connection and with it every stream.
 
-use super::convert::{Peer, request_from_h2, response_to_h2};
+use super::decode::{Peer, request_from_h2};
+use super::encode::response_to_h2;
 use super::outgoing::{Outgoing, OutgoingError};
 use super::resets::Resets;
 use super::settings::Settings;
@@ -122,22 +123,23 @@ fn builder(settings: &Settings) -> ::h2::server::Builder {
         .max_frame_size(settings.frame_bytes_max)
         .max_header_list_size(settings.header_list_max())
         .max_send_buffer_size(settings.send_buffer_bytes_max)
-        // Streams that we reset are remembered for a while, so that late frames are told from bad
-        // ones: a few, for a short time.
-        .max_concurrent_reset_streams(64)
+        .max_concurrent_reset_streams(settings.reset_memory)
         .reset_stream_duration(Duration::from_secs(1))
-        // Taken back before we looked at them: a burst in one read, several times a client's streams.
+        // Taken back before we looked at them: what comes in one read from a client that gives up.
         .max_pending_accept_reset_streams(settings.streams_max as usize)
-        // A client that breaks the protocol on one stream after another does not mean well.
-        .max_local_error_reset_streams(Some(256));
+        .max_local_error_reset_streams(settings.stream_errors_max);
     builder
 }
 
+/// A request that may be handled.
+struct Judged {
+    request: Request,
+    /// Set by the body when it is asked for, if the client waits for that.
+    wanted: Option<Rc<Cell<bool>>>,
+}
+
 /// Judges what came in. Not in the stream's task, so that its future holds only our own types.
-fn judge<H>(
-    shared: &Shared<H>,
-    request: http::Request<RecvStream>,
-) -> Result<(Request, Option<Rc<Cell<bool>>>), Reason> {
+fn judge<H>(shared: &Shared<H>, request: http::Request<RecvStream>) -> Result<Judged, Reason> {
     let (mut parts, stream) = request.into_parts();
     let length = parts.headers.get(CONTENT_LENGTH).and_then(length_of);
     let wanted = expectation(&mut parts.headers)?;
@@ -147,19 +149,19 @@ fn judge<H>(
     } else {
         Body::H2(H2Body::request(stream, length, Rc::clone(&shared.peer), wanted.clone()))
     };
-    Ok((Request::new(head, body), wanted))
+    Ok(Judged { request: Request::new(head, body), wanted })
 }
 
 /// One request and its answer.
 async fn exchange<H: Handler>(
     shared: Rc<Shared<H>>,
-    judged: Result<(Request, Option<Rc<Cell<bool>>>), Reason>,
+    judged: Result<Judged, Reason>,
     to_head: bool,
     mut respond: SendResponse<Bytes>,
 ) {
     let answer = match judged {
         Err(reason) => Some(shared.handler.refuse(reason, None)),
-        Ok((request, wanted)) => {
+        Ok(Judged { request, wanted }) => {
             let call = pin!(shared.handler.call(request));
             run(call, &mut respond, wanted).await
         }

@@ -31,6 +31,20 @@ pub const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(10);
 /// How long the peer has to answer: several retransmissions.
 pub const DEFAULT_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// An application's connection lies idle more often than not, and on the same machine the kernel
+/// tells of a peer that is gone: asked less often, and given the time that gRPC gives.
+pub const APPLICATION_KEEPALIVE: Duration = Duration::from_secs(30);
+/// See [`APPLICATION_KEEPALIVE`].
+pub const APPLICATION_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Streams that were reset on our side and are remembered for a second, so that frames which were
+/// on their way are told from wrong ones: an upload that is denied leaves a few.
+pub const DEFAULT_RESET_MEMORY: usize = 256;
+
+/// Errors of single streams that an application may make on one connection, over all its life.
+/// Late frames of streams no longer remembered count too, hence not fewer.
+pub const DEFAULT_STREAM_ERRORS_MAX: usize = 1024;
+
 /// Requests that a peer may take back unanswered in a burst, and per second after that. A client
 /// that gives up on a slow service takes back what it has in flight, a few hundred; the rapid
 /// reset attack (CVE-2023-44487) is tens of thousands a second.
@@ -72,6 +86,11 @@ pub struct Settings {
     pub resets_burst: u32,
     /// How many more per second.
     pub resets_per_second: u32,
+    /// Streams reset by us that are remembered.
+    pub reset_memory: usize,
+    /// Errors of single streams that end the connection. `None` between proxies and as client:
+    /// such a connection lives for weeks and carries everybody's cancelled requests.
+    pub stream_errors_max: Option<usize>,
 }
 
 impl Settings {
@@ -79,6 +98,9 @@ impl Settings {
     pub fn mesh() -> Self {
         Self {
             mesh: true,
+            keepalive: Some(DEFAULT_KEEPALIVE),
+            keepalive_timeout: DEFAULT_KEEPALIVE_TIMEOUT,
+            stream_errors_max: None,
             resets_burst: MESH_RESETS_BURST,
             resets_per_second: MESH_RESETS_PER_SECOND,
             ..Self::server()
@@ -96,10 +118,12 @@ impl Settings {
             send_buffer_bytes_max: DEFAULT_SEND_BUFFER_BYTES_MAX,
             frame_bytes_max: DEFAULT_FRAME_BYTES_MAX,
             handshake_timeout: DEFAULT_HANDSHAKE_TIMEOUT,
-            keepalive: Some(DEFAULT_KEEPALIVE),
-            keepalive_timeout: DEFAULT_KEEPALIVE_TIMEOUT,
+            keepalive: Some(APPLICATION_KEEPALIVE),
+            keepalive_timeout: APPLICATION_KEEPALIVE_TIMEOUT,
             resets_burst: DEFAULT_RESETS_BURST,
             resets_per_second: DEFAULT_RESETS_PER_SECOND,
+            reset_memory: DEFAULT_RESET_MEMORY,
+            stream_errors_max: Some(DEFAULT_STREAM_ERRORS_MAX),
         }
     }
 
@@ -107,7 +131,7 @@ impl Settings {
     /// connection that pings without a call more than once in five minutes, and over loopback the
     /// kernel tells of a peer that is gone.
     pub fn client() -> Self {
-        Self { keepalive: None, ..Self::server() }
+        Self { keepalive: None, stream_errors_max: None, ..Self::server() }
     }
 
     /// What we announce as the largest header list. HTTP/2 counts 32 bytes more per field than

@@ -3,6 +3,8 @@
 mod exchange;
 mod hostile;
 mod mesh;
+mod peer;
+mod wires;
 
 use super::{ClientConnection, Ended, Settings, serve};
 use crate::h1::Handler;
@@ -218,4 +220,14 @@ impl Drop for OnDrop {
     fn drop(&mut self) {
         self.0.set(true);
     }
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
 }

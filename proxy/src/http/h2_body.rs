@@ -17,6 +17,9 @@ use weft_model::reason::Reason;
 /// the connection instead of one per frame.
 const RELEASE_BYTES: usize = 32 * 1024;
 
+/// At the end of a body less than this is left to the end of the stream, which comes soon enough.
+const RELEASE_LATE_BYTES: usize = 4 * 1024;
+
 /// A body on an HTTP/2 stream.
 pub struct H2Body {
     stream: RecvStream,
@@ -211,6 +214,15 @@ impl H2Body {
             (Side::Request(_), reason) => reason,
             (Side::Response { .. }, Reason::HeaderTooLarge) => Reason::ResponseHeaderTooLarge,
             (Side::Response { .. }, _) => Reason::ResponseMalformed,
+        }
+    }
+}
+
+impl Drop for H2Body {
+    fn drop(&mut self) {
+        // The answer may take its time; what it waits on must not hold the other streams' window.
+        if self.handed >= RELEASE_LATE_BYTES {
+            self.release();
         }
     }
 }

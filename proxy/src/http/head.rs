@@ -4,7 +4,8 @@
 //! the path lie in the arena of the headers, so a head costs no allocation beyond theirs. For
 //! HTTP/1 the authority *is* the Host field: setting one sets the other.
 
-use super::headers::{HeaderError, Headers, Span, is_value};
+use super::grammar::{is_value, position};
+use super::headers::{HeaderError, Headers, Span};
 use super::known::Known;
 use http::{Method, StatusCode};
 
@@ -168,14 +169,16 @@ impl RequestHead {
         Ok(())
     }
 
-    /// The protocols the client offers to upgrade to, if it does so on this hop.
+    /// The protocols the client offers to upgrade to, if it does so on this hop. An offer of HTTP/2
+    /// is none: requests within it would pass without being judged.
     pub fn upgrade(&self) -> Option<&str> {
         if self.version != Version::Http11 || !self.headers.contains(Known::Upgrade) {
             return None;
         }
-        self.headers
-            .get_str(Known::Upgrade)
-            .filter(|_| self.headers.has_element(Known::Connection, "upgrade"))
+        let offered = self.headers.has_element(Known::Connection, "upgrade");
+        let http2 =
+            ["h2c", "h2"].into_iter().any(|protocol| self.headers.has_element(Known::Upgrade, protocol));
+        self.headers.get_str(Known::Upgrade).filter(|_| offered && !http2)
     }
 
     /// Whether the request says it is gRPC.
@@ -193,7 +196,7 @@ impl RequestHead {
 }
 
 fn path_length(target: &[u8]) -> u32 {
-    target.iter().position(|byte| *byte == b'?').unwrap_or(target.len()) as u32
+    position(target, b'?').unwrap_or(target.len()) as u32
 }
 
 // === impl ResponseHead ===

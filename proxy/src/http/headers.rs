@@ -5,6 +5,7 @@
 //! same form as on the wire, so that the HTTP/1 encoder copies whole runs of lines at once.
 //! This type checks the grammar of what is added; it decides nothing about meaning.
 
+use super::grammar::{elements, is_token, is_value, trim};
 use super::known::{Known, KnownSet};
 use std::fmt;
 
@@ -425,54 +426,3 @@ const NOT_NOMINATED: KnownSet = KnownSet::EMPTY
 fn is_named(field: &FieldRef<'_>, known: Known, name: &str) -> bool {
     field.known == known && (known != Known::Other || field.name.eq_ignore_ascii_case(name.as_bytes()))
 }
-
-/// The elements of a comma-separated value, without whitespace and empty ones.
-pub fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|byte| *byte == b',').map(trim).filter(|element| !element.is_empty())
-}
-
-/// Without leading and trailing spaces and tabs.
-pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] = value {
-        value = rest;
-    }
-    while let [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
-    }
-    value
-}
-
-/// Whether the text is a token of RFC 9110, section 5.6.2.
-pub fn is_token(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(|byte| is_token_byte(*byte))
-}
-
-/// Whether the text may be a field value: no control characters but tab. Bytes from 0x80 on are
-/// allowed, as RFC 9110 (obs-text) has them and applications send them.
-pub fn is_value(text: &[u8]) -> bool {
-    text.iter().all(|byte| is_value_byte(*byte))
-}
-
-pub(crate) const fn is_token_byte(byte: u8) -> bool {
-    TOKEN[byte as usize]
-}
-
-pub(crate) const fn is_value_byte(byte: u8) -> bool {
-    (byte >= 0x20 && byte != 0x7f) || byte == b'\t'
-}
-
-static TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = (byte as u8).is_ascii_alphanumeric();
-        byte += 1;
-    }
-    let more = b"!#$%&'*+-.^_`|~";
-    let mut index = 0;
-    while index < more.len() {
-        table[more[index] as usize] = true;
-        index += 1;
-    }
-    table
-};

@@ -1,11 +1,10 @@
 //! The settings file as it is written. Unknown keys and wrong values are errors with file and line.
 
-use super::flags::{MaybeAddress, Span};
+use super::flags::{Address, MaybeAddress, Span};
 use super::{ControlAddress, InboundSettings, ServiceSettings, SettingsError};
 use crate::access_log::Mode;
 use serde::{Deserialize, Deserializer};
 use std::fmt;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -84,20 +83,20 @@ pub(super) struct Outbound {
 pub(super) struct ServiceEntry {
     service: Parsed<ServiceName>,
     port: std::num::NonZeroU16,
-    listen: Parsed<SocketAddr>,
+    listen: Parsed<Address>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct InboundEntry {
-    listen: Parsed<SocketAddr>,
-    application: Parsed<SocketAddr>,
+    listen: Parsed<Address>,
+    application: Parsed<Address>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(super) struct Listen {
-    pub(super) listen: Option<Parsed<SocketAddr>>,
+    pub(super) listen: Option<Parsed<Address>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -117,14 +116,14 @@ impl ServiceEntry {
         ServiceSettings {
             service: self.service.into_inner(),
             port: self.port.get(),
-            listen: self.listen.into_inner(),
+            listen: self.listen.into_inner().0,
         }
     }
 }
 
 impl InboundEntry {
     pub(super) fn into_settings(self) -> InboundSettings {
-        InboundSettings { listen: self.listen.into_inner(), application: self.application.into_inner() }
+        InboundSettings { listen: self.listen.into_inner().0, application: self.application.into_inner().0 }
     }
 }
 
@@ -147,6 +146,18 @@ pub(super) fn read(path: &Path) -> Result<File, SettingsError> {
     parse(&path.display().to_string(), &text)
 }
 
+/// A value that does not parse is reported at the beginning of the mapping it stands in. The value
+/// itself, which the message quotes, is on that line or a later one.
+fn value_place(text: &str, from: usize, message: &str) -> Option<(usize, usize)> {
+    let value = message.split('"').nth(1).filter(|value| !value.is_empty())?;
+    let mut lines = text.lines().enumerate().skip(from.saturating_sub(1));
+    lines.find_map(|(index, line)| {
+        let after_key = line.find(": ").map_or(0, |colon| colon + 1);
+        let at = line.get(after_key..)?.find(value)?;
+        Some((index + 1, after_key + at + 1))
+    })
+}
+
 /// Reads the text of a file.
 pub(super) fn parse(name: &str, text: &str) -> Result<File, SettingsError> {
     // A file of comments alone is a file without settings.
@@ -154,10 +165,13 @@ pub(super) fn parse(name: &str, text: &str) -> Result<File, SettingsError> {
         return Ok(File::default());
     }
     serde_yaml::from_str(text).map_err(|error| {
-        let place = error.location().map_or_else(String::new, |at| format!(":{}:{}", at.line(), at.column()));
         let message = error.to_string();
         // The place is in front, where editors look for it.
         let message = message.split(" at line ").next().unwrap_or(&message);
+        let place = error.location().map_or_else(String::new, |at| {
+            let (line, column) = value_place(text, at.line(), message).unwrap_or((at.line(), at.column()));
+            format!(":{line}:{column}")
+        });
         SettingsError::new(format_args!("{name}{place}: {message}"))
     })
 }

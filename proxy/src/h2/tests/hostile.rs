@@ -240,16 +240,6 @@ fn a_client_that_keeps_taking_requests_back_loses_the_connection() {
     });
 }
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
-
 /// GET / on http://a, in plain HPACK.
 const GET: &[u8] = &[0x82, 0x86, 0x84, 0x01, 0x01, b'a'];
 
