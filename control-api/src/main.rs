@@ -2,28 +2,28 @@
 //! repair (flags, files, ports), 1 for everything else.
 
 use anyhow::Context;
-use clap::Parser;
 use std::io::Write;
 use std::process::ExitCode;
 use weft_control::app::{self, App, DRAIN_DEADLINE, StartupError};
-use weft_control::settings::{Cli, Command, ServeSettings};
+use weft_control::settings::{Invocation, ServeSettings, TokenSettings};
 use weft_runtime::logging::{self, Format};
 use weft_runtime::signal::Signals;
 use weft_runtime::workers::build_runtime;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let outcome = match (cli.command, cli.serve) {
-        (Some(Command::Token(settings)), _) => app::token(&settings)
-            .map_err(Into::into)
-            .and_then(|token| writeln!(std::io::stdout(), "{token}").context("the token cannot be printed")),
-        (None, Some(settings)) => serve(&settings),
-        (None, None) => Err(anyhow::anyhow!("--policies and --state are needed")),
+    let outcome = match Invocation::parse() {
+        Invocation::Serve(settings) => serve(&settings),
+        Invocation::Token(settings) => token(&settings),
     };
     let Err(error) = outcome else { return ExitCode::SUCCESS };
     // The log may be off; whoever started the program is still to be told.
     let _ = writeln!(std::io::stderr(), "weft-control: {error:#}");
     ExitCode::from(if error.is::<StartupError>() { 2 } else { 1 })
+}
+
+fn token(settings: &TokenSettings) -> anyhow::Result<()> {
+    let token = app::token(settings)?;
+    writeln!(std::io::stdout(), "{token}").context("the token cannot be printed")
 }
 
 fn serve(settings: &ServeSettings) -> anyhow::Result<()> {

@@ -2,7 +2,8 @@
 //! Parsing refuses what is out of range with one sentence; what depends on the machine (ports,
 //! directories) is judged where it is used.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Command, FromArgMatches};
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,23 +24,12 @@ const CERTIFICATE_LIFETIME_MAX: Duration = Duration::from_secs(90 * 86_400);
 /// The longest life of a bootstrap token.
 const TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(366 * 86_400);
 
-/// The control API of the Weft service mesh.
-#[derive(Debug, Parser)]
-#[command(name = "weft-control", version, about, args_conflicts_with_subcommands = true)]
-#[command(subcommand_negates_reqs = true)]
-pub struct Cli {
-    /// What to do instead of serving.
-    #[command(subcommand)]
-    pub command: Option<Command>,
-    /// How to serve.
-    #[command(flatten)]
-    pub serve: Option<ServeSettings>,
-}
-
-/// What else the program can do.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Print a bootstrap token by which one workload gets its first certificate
+/// What the program was called for.
+#[derive(Clone, Debug)]
+pub enum Invocation {
+    /// To serve.
+    Serve(ServeSettings),
+    /// To print a bootstrap token by which one workload gets its first certificate.
     Token(TokenSettings),
 }
 
@@ -82,6 +72,34 @@ pub struct TokenSettings {
     pub lifetime: Duration,
 }
 
+impl Invocation {
+    /// Reads the arguments and the environment; on bad ones clap says why and exits with code 2.
+    pub fn parse() -> Self {
+        Self::try_parse_from(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Reads these arguments and the environment.
+    pub fn try_parse_from<T: Into<OsString> + Clone>(
+        arguments: impl IntoIterator<Item = T>,
+    ) -> Result<Self, clap::Error> {
+        // Not derived: a derived option of "all serving flags or none" takes WEFT_STATE in the
+        // environment for one of them, and then asks `weft-control token` for the others.
+        let token = TokenSettings::augment_args(Command::new("token"))
+            .about("Print a bootstrap token by which one workload gets its first certificate");
+        let command = ServeSettings::augment_args(Command::new("weft-control"))
+            .version(env!("CARGO_PKG_VERSION"))
+            .about("The control API of the Weft service mesh")
+            .args_conflicts_with_subcommands(true)
+            .subcommand_negates_reqs(true)
+            .subcommand(token);
+        let matches = command.try_get_matches_from(arguments)?;
+        match matches.subcommand() {
+            Some(("token", matches)) => TokenSettings::from_arg_matches(matches).map(Self::Token),
+            _ => ServeSettings::from_arg_matches(&matches).map(Self::Serve),
+        }
+    }
+}
+
 fn certificate_lifetime(text: &str) -> Result<Duration, String> {
     within(text, CERTIFICATE_LIFETIME_MIN, CERTIFICATE_LIFETIME_MAX)
 }
@@ -103,14 +121,14 @@ fn within(text: &str, least: Duration, most: Duration) -> Result<Duration, Strin
 mod tests {
     use super::*;
 
-    fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from([&["weft-control"], arguments].concat())
+    fn parse(arguments: &[&str]) -> Result<Invocation, clap::Error> {
+        Invocation::try_parse_from([&["weft-control"], arguments].concat())
     }
 
     #[test]
     fn serving_needs_policies_and_state_and_has_defaults_for_the_rest() {
-        let cli = parse(&["--policies", "/p", "--state", "/s"]).unwrap();
-        let serve = cli.serve.unwrap();
+        let parsed = parse(&["--policies", "/p", "--state", "/s"]).unwrap();
+        let Invocation::Serve(serve) = parsed else { panic!("not to serve") };
         assert_eq!(serve.listen.to_string(), "127.0.0.1:15010");
         assert_eq!(serve.admin_listen.to_string(), "127.0.0.1:15014");
         assert_eq!(serve.certificate_lifetime, Duration::from_secs(86_400));
@@ -121,8 +139,8 @@ mod tests {
 
     #[test]
     fn the_token_command_needs_no_policies() {
-        let cli = parse(&["token", "--workload", "shop/cart-1", "--state", "/s"]).unwrap();
-        let Some(Command::Token(token)) = cli.command else { panic!("not a token command") };
+        let parsed = parse(&["token", "--workload", "shop/cart-1", "--state", "/s"]).unwrap();
+        let Invocation::Token(token) = parsed else { panic!("not for a token") };
         assert_eq!(token.workload.as_str(), "shop/cart-1");
         assert_eq!(token.lifetime, Duration::from_secs(3600));
     }

@@ -5,12 +5,22 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_weft-control");
 
 struct Fixture {
     directory: tempfile::TempDir,
+}
+
+/// A program that does not outlive its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Fixture {
@@ -59,8 +69,10 @@ fn bad_flags_ports_policies_and_keys_are_one_message_and_code_2() {
     fixture.refused(fixture.command(&address), &said);
     assert!(!fixture.state().join("state").exists(), "nothing was made");
 
-    let broken = Fixture::new("kind: Workload\napiVersion: weft.dev/v1alpha1\nspec: {addres: 1}\n");
-    broken.refused(broken.command("127.0.0.1:0"), "a.yaml:3");
+    let broken = Fixture::new(
+        "apiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: { name: mesh }\nspec: { trustDomian: a }\n",
+    );
+    broken.refused(broken.command("127.0.0.1:0"), "a.yaml:4");
     assert!(!broken.state().join("state/ca.key").exists(), "no authority for policies that are refused");
 
     let missing = Fixture::new("");
@@ -84,7 +96,9 @@ fn it_says_when_it_is_ready_issues_tokens_beside_it_and_ends_on_a_signal() {
     let mut command = fixture.command("127.0.0.1:0");
     // The environment says what flags do not.
     command.env("WEFT_LOG", "off").stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
+    command.stdout(Stdio::null());
+    let mut running = Running(command.spawn().unwrap());
+    let child = &mut running.0;
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let ready = lines.next().unwrap().unwrap();
     assert!(ready.starts_with("weft-control is ready: proxies on 127.0.0.1:"), "{ready}");

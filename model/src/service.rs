@@ -27,6 +27,11 @@ impl Protocol {
         matches!(self, Self::Http | Self::Http2 | Self::Grpc)
     }
 
+    /// Whether its owner declared that requests cannot be seen.
+    pub fn is_opaque(self) -> bool {
+        matches!(self, Self::Tcp | Self::Tls)
+    }
+
     /// From `appProtocol` or the part of a port's name before its first `-`, as Istio reads them.
     /// `None`: not a protocol's name.
     pub fn from_name(name: &str) -> Option<Self> {

@@ -95,8 +95,8 @@ pub fn run(settings: Settings, log: Option<LogHandle>) -> Result<(), AppError> {
     let families = Families::new(&registry).map_err(AppError::Registry)?;
     let identity_metrics = IdentityMetrics::new(&registry).map_err(AppError::Registry)?;
     let control_metrics = ControlMetrics::new(&registry).map_err(AppError::Registry)?;
-    let access_log =
-        AccessLog::to_stdout(settings.access_log).map_err(|error| AppError::Start("the access log", error))?;
+    let access_log = AccessLog::to_stdout(settings.access_log)
+        .map_err(|error| AppError::Start("the access log", error))?;
 
     let (readiness, certificate) = Readiness::new("certificate");
     let configuration = readiness.latch("configuration");
@@ -117,18 +117,10 @@ pub fn run(settings: Settings, log: Option<LogHandle>) -> Result<(), AppError> {
         admitting,
     });
     // Both take up what an earlier life left, so that a restart is ready before anything is dialled.
-    let identity =
-        Identity::new(settings.clone(), tls.clone(), state.clone(), certificate, identity_metrics)
-            .map_err(AppError::State)?;
-    let control = Control::new(
-        settings.clone(),
-        tls,
-        state,
-        publisher,
-        demands,
-        configuration,
-        control_metrics,
-    );
+    let identity = Identity::new(settings.clone(), tls.clone(), state.clone(), certificate, identity_metrics)
+        .map_err(AppError::State)?;
+    let control =
+        Control::new(settings.clone(), tls, state, publisher, demands, configuration, control_metrics);
 
     let runtime = workers::build_runtime().map_err(|error| AppError::Start("the control runtime", error))?;
     runtime.block_on(async move {
@@ -184,7 +176,11 @@ fn start_workers(shared: &Arc<Shared>, listeners: Vec<Listeners>) -> Result<work
     let listeners: Vec<_> = listeners.into_iter().map(Some).collect();
     let (listeners, shared) = (Arc::new(Mutex::new(listeners)), shared.clone());
     workers::start(shared.settings.workers, "weft-worker", move |index| {
-        let taken = listeners.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index.get()).and_then(Option::take);
+        let taken = listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_mut(index.get())
+            .and_then(Option::take);
         worker::run(index, shared, taken.unwrap_or_default())
     })
     .map_err(|error| AppError::Start("a worker thread", error))
@@ -210,9 +206,7 @@ fn bind(settings: &Settings) -> Result<Bound, AppError> {
             worker.inbound.push((entry.application, listener));
         }
     }
-    let one = |setting: &str, address| {
-        listen(setting, address, 1).map(|mut listeners| listeners.remove(0))
-    };
+    let one = |setting: &str, address| listen(setting, address, 1).map(|mut listeners| listeners.remove(0));
     Ok(Bound {
         workers,
         metrics: one("metrics.listen", settings.metrics)?,
@@ -224,7 +218,9 @@ fn bind(settings: &Settings) -> Result<Bound, AppError> {
 fn listen(setting: &str, address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, AppError> {
     let failed = |address: SocketAddr, error: &io::Error| {
         let why = match error.kind() {
-            io::ErrorKind::AddrInUse => "another process listens there; stop it, or choose another port".to_owned(),
+            io::ErrorKind::AddrInUse => {
+                "another process listens there; stop it, or choose another port".to_owned()
+            }
             io::ErrorKind::AddrNotAvailable => "this machine does not have the address".to_owned(),
             io::ErrorKind::PermissionDenied => {
                 "this user may not; choose a port from 1024 on, or grant CAP_NET_BIND_SERVICE".to_owned()
@@ -313,7 +309,10 @@ mod tests {
             let error = listen("admin.listen", address, count).unwrap_err();
             assert!(error.is_usage());
             let message = error.to_string();
-            assert!(message.starts_with(&format!("admin.listen: cannot listen on {address}: another process")), "{message}");
+            assert!(
+                message.starts_with(&format!("admin.listen: cannot listen on {address}: another process")),
+                "{message}"
+            );
         }
     }
 

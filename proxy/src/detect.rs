@@ -48,19 +48,18 @@ pub async fn detect(stream: &TcpStream, silence_max: Duration) -> io::Result<Spo
 
 async fn peek(stream: &TcpStream) -> io::Result<Spoken> {
     let mut buffer = [0; PREFACE.len()];
-    let mut seen = 0;
+    let mut closed = false;
     loop {
         let length = stream.peek(&mut buffer).await?;
         if let Some(spoken) = judge(&buffer[..length]) {
             return Ok(spoken);
         }
-        if length == seen {
-            // Nothing, or nothing more, and readable all the same: the client has closed.
+        if length == 0 || closed {
             return Ok(Spoken::Nothing);
         }
-        seen = length;
         // What is there stays there, so readiness must be given up by hand to wait for more.
         let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        closed = stream.ready(Interest::READABLE).await?.is_read_closed();
     }
 }
 

@@ -117,6 +117,10 @@ impl LocalBody for Counting {
     fn poll_progress(&mut self, cx: &mut Context<'_>) {
         self.body.poll_progress(cx);
     }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.body.poll_finish(cx)
+    }
 }
 
 /// Has the answer told when it ends.
@@ -228,6 +232,10 @@ impl LocalBody for Observed {
 
     fn poll_progress(&mut self, cx: &mut Context<'_>) {
         self.body.poll_progress(cx);
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.body.poll_finish(cx)
     }
 }
 

@@ -18,10 +18,10 @@ mod source;
 mod tests;
 
 pub use body::{Body, BodyError, Frame, LocalBody, Tunnel};
+pub use grammar::{elements, is_token, is_value};
+pub(crate) use grammar::{is_token_byte, is_value_byte, position, value_run};
 pub use h2_body::H2Body;
 pub use head::{RequestHead, ResponseHead, Scheme, Version};
-pub(crate) use grammar::{is_token_byte, is_value_byte, position, value_run};
-pub use grammar::{elements, is_token, is_value};
 pub(crate) use headers::{Field, Span};
 pub use headers::{FieldRef, HeaderError, Headers};
 pub use http::{Method, StatusCode};

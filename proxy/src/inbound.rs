@@ -6,6 +6,7 @@
 //! undelivered, so that the client tries where it meant to go.
 
 pub mod http;
+pub mod tcp;
 
 use crate::detect::{self, Spoken};
 use crate::h1;
@@ -98,7 +99,7 @@ async fn serve_mesh(
     let drain = worker.shared.drain.clone();
     let server_name = Some(accepted.server_name);
     let inbound = Rc::new(Inbound::new(
-        worker,
+        worker.clone(),
         application,
         client,
         local,
@@ -114,8 +115,7 @@ async fn serve_mesh(
             let _ = h1::serve(accepted.stream, &*inbound, &Limits::default(), &ConnectionDrain::new(&drain))
                 .await;
         }
-        // Opaque bytes are carried once TCP is: nothing is passed on unjudged until then.
-        MeshAlpn::Tcp => {}
+        MeshAlpn::Tcp => tcp::carry(&worker, &inbound, accepted.stream).await,
     }
 }
 

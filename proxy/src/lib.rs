@@ -8,9 +8,9 @@
 
 #![forbid(unsafe_code)]
 
-pub mod app;
-pub mod admin;
 pub mod access_log;
+pub mod admin;
+pub mod app;
 pub mod control;
 pub mod describe;
 pub mod detect;

@@ -45,6 +45,17 @@ const REQUEST_LABELS: [&str; 25] = [
     "connection_security_policy",
 ];
 
+const TCP_LABELS: [&str; 22] = {
+    let mut labels = [""; 22];
+    let mut index = 0;
+    while index < 21 {
+        labels[index] = REQUEST_LABELS[index];
+        index += 1;
+    }
+    labels[21] = "connection_security_policy";
+    labels
+};
+
 /// Milliseconds: from what two hops add on one machine to the longest default timeout in use.
 const DURATION_BUCKETS: [f64; 20] = [
     0.25,
@@ -120,6 +131,10 @@ pub struct Families {
     handshakes: CounterFamily<3>,
     upstream: CounterFamily<2>,
     plaintext: CounterFamily<1>,
+    tcp_opened: CounterFamily<22>,
+    tcp_closed: CounterFamily<22>,
+    tcp_sent: CounterFamily<22>,
+    tcp_received: CounterFamily<22>,
 }
 
 impl Families {
@@ -182,6 +197,22 @@ impl Families {
                 "weft_inbound_plaintext_connections_total",
                 "Inbound connections outside the mesh, by what became of them.",
                 ["verdict"],
+            )?,
+            tcp_opened: r.counter(
+                "istio_tcp_connections_opened_total",
+                "Opaque connections opened.",
+                TCP_LABELS,
+            )?,
+            tcp_closed: r.counter(
+                "istio_tcp_connections_closed_total",
+                "Opaque connections closed.",
+                TCP_LABELS,
+            )?,
+            tcp_sent: r.counter("istio_tcp_sent_bytes_total", "Bytes sent as answers.", TCP_LABELS)?,
+            tcp_received: r.counter(
+                "istio_tcp_received_bytes_total",
+                "Bytes received as requests.",
+                TCP_LABELS,
             )?,
         })
     }
@@ -258,6 +289,91 @@ impl RequestCells {
     }
 }
 
+/// The handles of opaque connections between two ends.
+#[derive(Debug)]
+pub struct TcpCells {
+    opened: CounterCell,
+    closed: CounterCell,
+    sent: CounterCell,
+    received: CounterCell,
+}
+
+/// Counts the close when dropped.
+#[derive(Debug)]
+pub struct OpenTcp<'a>(&'a CounterCell);
+
+impl TcpCells {
+    /// Counts one as opened now, and as closed when the guard is dropped.
+    pub fn opened(&self) -> OpenTcp<'_> {
+        self.opened.inc();
+        OpenTcp(&self.closed)
+    }
+
+    /// Counts bytes, as the server sees them.
+    pub fn carried(&self, received: u64, sent: u64) {
+        self.received.add(received);
+        self.sent.add(sent);
+    }
+}
+
+impl Drop for OpenTcp<'_> {
+    fn drop(&mut self) {
+        self.0.inc();
+    }
+}
+
+/// Label values that must be made: the identities' texts.
+struct EndLabels {
+    source_principal: String,
+    destination_principal: String,
+}
+
+impl EndLabels {
+    fn of(ends: &Ends) -> Self {
+        let principal = |id: &Option<Arc<SpiffeId>>| id.as_ref().map_or(UNKNOWN, |id| id.as_str()).to_owned();
+        Self {
+            source_principal: principal(&ends.source_identity),
+            destination_principal: principal(&ends.destination_identity),
+        }
+    }
+
+    /// The first twenty values, of both kinds of metrics.
+    fn values<'a>(&'a self, ends: &'a Ends) -> [&'a str; 20] {
+        let (source, destination, service) = (&ends.source, &ends.destination, &ends.service);
+        [
+            ends.direction.reporter(),
+            &source.workload,
+            &source.namespace,
+            &self.source_principal,
+            &source.app,
+            &source.version,
+            &source.cluster,
+            &source.canonical_service,
+            &source.canonical_revision,
+            &destination.workload,
+            &destination.namespace,
+            &self.destination_principal,
+            &destination.app,
+            &destination.version,
+            &destination.cluster,
+            &destination.canonical_service,
+            &destination.canonical_revision,
+            &service.host,
+            &service.name,
+            &service.namespace,
+        ]
+    }
+}
+
+fn security(ends: &Ends) -> &'static str {
+    match (ends.mutual_tls, ends.direction) {
+        (true, Direction::Inbound) => "mutual_tls",
+        (false, Direction::Inbound) => "none",
+        // As Istio: the client's side leaves it to the server's to say.
+        (_, Direction::Outbound) => UNKNOWN,
+    }
+}
+
 /// A worker's request metrics.
 #[derive(Debug)]
 pub struct RequestMetrics {
@@ -297,47 +413,34 @@ impl RequestMetrics {
     fn make(&self, ends: &Ends, outcome: Outcome) -> RequestCells {
         let status = outcome.status.to_string();
         let grpc_status = outcome.grpc_status.map(|status| status.to_string()).unwrap_or_default();
-        let (source, destination, service) = (&ends.source, &ends.destination, &ends.service);
-        let principal = |id: &Option<Arc<SpiffeId>>| id.as_ref().map_or(UNKNOWN, |id| id.as_str()).to_owned();
-        let source_principal = principal(&ends.source_identity);
-        let destination_principal = principal(&ends.destination_identity);
-        let values: [&str; 25] = [
-            ends.direction.reporter(),
-            &source.workload,
-            &source.namespace,
-            &source_principal,
-            &source.app,
-            &source.version,
-            &source.cluster,
-            &source.canonical_service,
-            &source.canonical_revision,
-            &destination.workload,
-            &destination.namespace,
-            &destination_principal,
-            &destination.app,
-            &destination.version,
-            &destination.cluster,
-            &destination.canonical_service,
-            &destination.canonical_revision,
-            &service.host,
-            &service.name,
-            &service.namespace,
-            if outcome.grpc { "grpc" } else { "http" },
-            &status,
-            &grpc_status,
-            outcome.reason.map_or("-", Reason::label),
-            match (ends.mutual_tls, ends.direction) {
-                (true, Direction::Inbound) => "mutual_tls",
-                (false, Direction::Inbound) => "none",
-                // As Istio: the client's side leaves it to the server's to say.
-                (_, Direction::Outbound) => UNKNOWN,
-            },
-        ];
+        let labels = EndLabels::of(ends);
+        let mut values = [""; 25];
+        values[..20].copy_from_slice(&labels.values(ends));
+        values[20] = if outcome.grpc { "grpc" } else { "http" };
+        values[21] = &status;
+        values[22] = &grpc_status;
+        values[23] = outcome.reason.map_or("-", Reason::label);
+        values[24] = security(ends);
         RequestCells {
             requests: self.families.requests.cell(values),
             duration: self.families.duration.cell(values),
             request_bytes: self.families.request_bytes.cell(values),
             response_bytes: self.families.response_bytes.cell(values),
+        }
+    }
+
+    /// The handles for opaque connections between these ends. Once per connection.
+    pub fn tcp_cells(&self, ends: &Ends) -> TcpCells {
+        let labels = EndLabels::of(ends);
+        let mut values = [""; 22];
+        values[..20].copy_from_slice(&labels.values(ends));
+        values[20] = "tcp";
+        values[21] = security(ends);
+        TcpCells {
+            opened: self.families.tcp_opened.cell(values),
+            closed: self.families.tcp_closed.cell(values),
+            sent: self.families.tcp_sent.cell(values),
+            received: self.families.tcp_received.cell(values),
         }
     }
 

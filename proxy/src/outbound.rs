@@ -6,6 +6,7 @@
 pub mod balancer;
 pub mod http;
 pub mod retry;
+pub mod tcp;
 
 use crate::detect::{self, Spoken};
 use crate::h1;
@@ -18,6 +19,7 @@ use crate::pool::Pool;
 use crate::stream::Stream;
 use crate::worker::Worker;
 use balancer::Balancer;
+use bytes::Bytes;
 use http::Outbound;
 use retry::RetryBudget;
 use std::cell::RefCell;
@@ -72,7 +74,23 @@ pub struct Destinations {
 
 /// Serves a connection from the application.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, client: SocketAddr, target: Target) {
+    if let Target::Destination { asked, port } = &target
+        && let Ok(found) = worker.destinations.port(&worker, asked, *port).await
+        && found.model.protocol.is_opaque()
+    {
+        // Declared: no wait for who speaks first.
+        tcp::carry(&worker, &found, Stream::Tcp(stream), Bytes::new()).await;
+        return;
+    }
     let Ok(spoken) = detect::detect(&stream, detect::DEFAULT_SILENCE_MAX).await else { return };
+    if let (Spoken::Tls, Target::Destination { asked, port }) = (spoken, &target) {
+        // The application's own TLS, on a port that declares nothing or HTTP: carried as it is, for the
+        // peer's proxy to judge without seeing requests.
+        if let Ok(found) = worker.destinations.port(&worker, asked, *port).await {
+            tcp::carry(&worker, &found, Stream::Tcp(stream), Bytes::new()).await;
+        }
+        return;
+    }
     let connect = matches!(target, Target::Proxy);
     let handler = Rc::new(Outbound::new(worker.clone(), client, target));
     let drain = worker.shared.drain.clone();
@@ -99,15 +117,17 @@ async fn tunnel(
     client: SocketAddr,
     head: &RequestHead,
     mut stream: Stream,
-    buffered: bytes::Bytes,
+    buffered: Bytes,
 ) {
     use tokio::io::AsyncWriteExt;
     let handler = Outbound::new(worker.clone(), client, Target::Proxy);
     let resolved = match target_of(&worker, head.authority(), None) {
-        Ok((asked, port)) => worker.destinations.port(&worker, &asked, port).await.map(|_| (asked, port)),
+        Ok((asked, port)) => {
+            worker.destinations.port(&worker, &asked, port).await.map(|found| (asked, port, found))
+        }
         Err(reason) => Err(reason),
     };
-    let (asked, port) = match resolved {
+    let (asked, port, found) = match resolved {
         Ok(found) => found,
         Err(reason) => {
             let response = h1::Handler::refuse(&handler, reason, Some(head));
@@ -119,9 +139,13 @@ async fn tunnel(
     if stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.is_err() {
         return;
     }
+    if found.model.protocol.is_opaque() {
+        tcp::carry(&worker, &found, stream, buffered).await;
+        return;
+    }
     let target = Target::Destination { asked, port };
     let drain = worker.shared.drain.clone();
-    let handler = Rc::new(Outbound::new(worker, client, target));
+    let handler = Rc::new(Outbound::new(worker.clone(), client, target));
     let Ok((spoken, stream)) = detect::detect_by_reading(stream, buffered, detect::DEFAULT_SILENCE_MAX).await
     else {
         return;
@@ -133,8 +157,8 @@ async fn tunnel(
         Spoken::Http1 => {
             let _ = h1::serve(stream, &*handler, &Limits::default(), &ConnectionDrain::new(&drain)).await;
         }
-        // Opaque protocols are carried once TCP is: nothing is passed on unjudged until then.
-        Spoken::Tls | Spoken::Nothing => {}
+        Spoken::Tls => tcp::carry(&worker, &found, stream, Bytes::new()).await,
+        Spoken::Nothing => {}
     }
 }
 

@@ -238,10 +238,11 @@ impl Settings {
             listed if !listed.is_empty() => listed,
             _ => file.inbound.into_iter().map(file::InboundEntry::into_settings).collect(),
         };
-        let address = |flag: Option<SocketAddr>, file: Option<file::Parsed<flags::Address>>, default: &str| {
-            flag.or(file.map(|address| address.into_inner().0))
-                .unwrap_or_else(|| default.parse().expect("a default address must parse"))
-        };
+        let address =
+            |flag: Option<SocketAddr>, file: Option<file::Parsed<flags::Address>>, default: &str| {
+                flag.or(file.map(|address| address.into_inner().0))
+                    .unwrap_or_else(|| default.parse().expect("a default address must parse"))
+            };
         let duration = |flag: Option<flags::Span>, file: Option<file::Parsed<flags::Span>>, default| {
             flag.or(file.map(file::Parsed::into_inner)).map_or(default, |span| span.0)
         };

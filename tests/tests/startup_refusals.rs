@@ -128,7 +128,7 @@ async fn files_that_others_can_read_or_that_cannot_be_read_are_refused() {
     mesh.proxy_mut("shop/web-1").kill();
     let state = mesh.proxy("shop/web-1").directory().join("state");
     let kept = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path());
-    let keys: Vec<_> = kept.filter(|path| path.to_string_lossy().contains("key")).collect();
+    let keys: Vec<_> = kept.filter(|path| path.ends_with("identity")).collect();
     assert_eq!(keys.len(), 1, "one kept key: {keys:?}");
     set(&keys[0], 0o644);
     let settings = mesh.proxy("shop/web-1").settings().to_owned();

@@ -7,9 +7,9 @@
 use super::app;
 use super::http;
 use anyhow::{Context, bail};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -31,6 +31,13 @@ const EXAMPLE_NETWORK: &str = "127.0.";
 /// The application's own port, behind the proxy's.
 const APPLICATION_PORT: u16 = 3000;
 
+/// The usual ports of the control API and of a proxy.
+const CONTROL_PORT: u16 = 15010;
+const CONTROL_ADMIN_PORT: u16 = 15014;
+const OUTBOUND_PORT: u16 = 15001;
+const METRICS_PORT: u16 = 15020;
+const ADMIN_PORT: u16 = 15000;
+
 /// Longest wait for a process to be ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -46,6 +53,7 @@ pub(crate) struct Mesh {
     control_admin: SocketAddr,
     directory: tempfile::TempDir,
     programs: Programs,
+    _claim: UdpSocket,
 }
 
 /// One workload: an application and its proxy.
@@ -105,23 +113,24 @@ impl Mesh {
     pub(crate) async fn start() -> anyhow::Result<Self> {
         let programs = Programs::find()?;
         let directory = tempfile::Builder::new().prefix("weft-demo-").tempdir()?;
-        let (network, plan) = Plan::choose()?;
+        let Chosen { network, offset, plan, claim } = Plan::choose()?;
         let policies = directory.path().join("policies");
         fs::create_dir(&policies)?;
         for file in &plan.files {
             fs::write(policies.join(&file.name), &file.text)?;
         }
-        let address = |port| SocketAddr::from((Ipv4Addr::new(127, network, 0, 1), port));
-        let (listen, control_admin) = (address(15010), address(15014));
+        let address = |port: u16| SocketAddr::from((Ipv4Addr::new(127, network, 0, 1), port + offset));
+        let (listen, control_admin) = (address(CONTROL_PORT), address(CONTROL_ADMIN_PORT));
         let state = directory.path().join("state");
         let mut command = Command::new(&programs.control);
         command.arg("--policies").arg(&policies).arg("--state").arg(&state);
         command.args(["--listen", &listen.to_string(), "--admin-listen", &control_admin.to_string()]);
         let control = spawn(command, directory.path(), "weft-control")?;
-        let mut mesh = Self { workloads: BTreeMap::new(), control, control_admin, directory, programs };
-        mesh.ready("weft-control", control_admin, "weft-control.log").await?;
+        let workloads = BTreeMap::new();
+        let mut mesh = Self { workloads, control, control_admin, directory, programs, _claim: claim };
+        mesh.wait_control().await?;
         for workload in &plan.workloads {
-            let running = mesh.prepare(workload, listen)?;
+            let running = mesh.prepare(workload, listen, offset)?;
             mesh.workloads.insert(running.uid.clone(), running);
         }
         let uids: Vec<_> = mesh.workloads.keys().cloned().collect();
@@ -199,7 +208,7 @@ impl Mesh {
     }
 
     /// Writes a workload's settings and token.
-    fn prepare(&self, plan: &PlannedWorkload, control: SocketAddr) -> anyhow::Result<Workload> {
+    fn prepare(&self, plan: &PlannedWorkload, control: SocketAddr, offset: u16) -> anyhow::Result<Workload> {
         let directory = self.directory.path().join(plan.uid.replace('/', "."));
         fs::create_dir(&directory)?;
         let state = self.directory.path().join("state");
@@ -217,11 +226,11 @@ impl Mesh {
         let workload = Workload {
             uid: plan.uid.clone(),
             identity: plan.identity.clone(),
-            outbound: at(15001),
+            outbound: at(OUTBOUND_PORT + offset),
             inbound: plan.port.map(at),
             application: at(APPLICATION_PORT),
-            metrics: at(15020),
-            admin: at(15000),
+            metrics: at(METRICS_PORT + offset),
+            admin: at(ADMIN_PORT + offset),
             version: plan.version.clone(),
             proxy: None,
             server: None,
@@ -275,28 +284,46 @@ impl Mesh {
         Ok(())
     }
 
-    async fn wait_ready(&self, uid: &str) -> anyhow::Result<()> {
-        let workload = self.workload(uid)?;
-        if workload.inbound.is_some() {
-            self.ready(uid, workload.application, &format!("{}/application.log", uid.replace('/', ".")))
-                .await?;
-        }
-        self.ready(uid, workload.metrics, &format!("{}/weft-proxy.log", uid.replace('/', "."))).await
+    async fn wait_control(&mut self) -> anyhow::Result<()> {
+        let log = self.directory.path().join("weft-control.log");
+        self.control.ready("weft-control", self.control_admin, &log).await
     }
 
+    async fn wait_ready(&mut self, uid: &str) -> anyhow::Result<()> {
+        let workload = self.workloads.get_mut(uid).with_context(|| format!("no workload {uid}"))?;
+        let directory = &workload.directory;
+        if let Some(server) = &mut workload.server {
+            let name = format!("the application of {uid}");
+            server.ready(&name, workload.application, &directory.join("application.log")).await?;
+        }
+        if let Some(proxy) = &mut workload.proxy {
+            let name = format!("the proxy of {uid}");
+            proxy.ready(&name, workload.metrics, &directory.join("weft-proxy.log")).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Process {
     /// Waits until `/ready` answers 200; else shows the end of the log.
-    async fn ready(&self, name: &str, address: SocketAddr, log: &str) -> anyhow::Result<()> {
+    async fn ready(&mut self, name: &str, address: SocketAddr, log: &Path) -> anyhow::Result<()> {
         let start = Instant::now();
-        while start.elapsed() < READY_TIMEOUT {
+        let what = loop {
+            if let Some(status) = self.0.try_wait()? {
+                break format!("ended at once ({status})");
+            }
             if http::fetch(address, "/ready").await.is_ok_and(|response| response.status == 200) {
                 return Ok(());
             }
+            if start.elapsed() > READY_TIMEOUT {
+                break format!("is not ready after {READY_TIMEOUT:?}");
+            }
             tokio::time::sleep(READY_INTERVAL).await;
-        }
-        let text = fs::read_to_string(self.directory.path().join(log)).unwrap_or_default();
+        };
+        let text = fs::read_to_string(log).unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();
         let end = lines[lines.len().saturating_sub(10)..].join("\n");
-        bail!("{name} is not ready after {READY_TIMEOUT:?}; the end of its log:\n{end}")
+        bail!("{name} {what}; the end of its log:\n{end}")
     }
 }
 
@@ -308,6 +335,16 @@ fn spawn(mut command: Command, directory: &Path, name: &str) -> anyhow::Result<P
     // A Ctrl-C goes to the whole terminal; the children are ended by the demo, in its order.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     Ok(Process(command.spawn().with_context(|| format!("starting {name}"))?))
+}
+
+/// A loopback network for this demo alone. Another demo cannot take it while the claim is held: a UDP
+/// socket, so that it is in no program's way.
+struct Chosen {
+    network: u8,
+    /// What is added to every proxy's and the control API's port.
+    offset: u16,
+    plan: Plan,
+    claim: UdpSocket,
 }
 
 /// Which workloads there are and where, as the example says.
@@ -326,11 +363,16 @@ struct PlannedWorkload {
 
 impl Plan {
     /// The example on a loopback network where all its ports are free.
-    fn choose() -> anyhow::Result<(u8, Self)> {
+    fn choose() -> anyhow::Result<Chosen> {
         for network in 0..=254 {
+            let Ok(claim) = UdpSocket::bind((Ipv4Addr::new(127, network, 0, 1), CONTROL_PORT)) else {
+                continue;
+            };
             let plan = Self::on(network)?;
-            if plan.is_free(network) {
-                return Ok((network, plan));
+            // The usual ports, unless a program holds one of them on all addresses.
+            let offset = (0..8).map(|step| step * 1000).find(|offset| plan.is_free(network, *offset));
+            if let Some(offset) = offset {
+                return Ok(Chosen { network, offset, plan, claim });
             }
         }
         bail!("no loopback network has all the ports free that the demo needs")
@@ -363,16 +405,14 @@ impl Plan {
         Ok(Self { files, workloads })
     }
 
-    fn is_free(&self, network: u8) -> bool {
-        let mut needed = BTreeSet::new();
-        for workload in &self.workloads {
-            let ports = [15000, 15001, 15020, APPLICATION_PORT];
-            needed.extend(
-                ports.into_iter().chain(workload.port).map(|port| SocketAddr::new(workload.address, port)),
-            );
-        }
+    fn is_free(&self, network: u8, offset: u16) -> bool {
         let control = IpAddr::from([127, network, 0, 1]);
-        needed.extend([15010, 15014].map(|port| SocketAddr::new(control, port)));
+        let mut needed = vec![(control, CONTROL_PORT + offset), (control, CONTROL_ADMIN_PORT + offset)];
+        for workload in &self.workloads {
+            let proxy = [OUTBOUND_PORT, METRICS_PORT, ADMIN_PORT].map(|port| port + offset);
+            let ports = proxy.into_iter().chain([APPLICATION_PORT]).chain(workload.port);
+            needed.extend(ports.map(|port| (workload.address, port)));
+        }
         needed.into_iter().all(|address| TcpListener::bind(address).is_ok())
     }
 }

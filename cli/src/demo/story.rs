@@ -198,8 +198,8 @@ pub(crate) async fn orders(mesh: &mut Mesh, report: &mut Report) -> anyhow::Resu
     report.check(
         honest,
         &format!(
-            "{} were under way on the killed replica and failed with a reason{} ({executed_unsure} of them had been \
-             executed: the mesh does not guess)",
+            "under way on the killed replica, failed with a reason: {}{}; of these {executed_unsure} had been \
+             executed, which the mesh does not guess",
             unsure.len(),
             how(&outcomes.failed)
         ),

@@ -26,7 +26,7 @@ use tonic::{Status, Streaming};
 use weft_control::app::App;
 use weft_control::ca::issuer::Issuer;
 use weft_control::ca::token::TokenKey;
-use weft_control::settings::Cli;
+use weft_control::settings::Invocation;
 use weft_control::state::StateDirectory;
 use weft_control::tls::{PeerCertificate, provider};
 use weft_model::proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -193,7 +193,9 @@ impl TestServer {
         if !lifetime.is_empty() {
             arguments.extend(["--certificate-lifetime", &lifetime]);
         }
-        let settings = <Cli as clap::Parser>::try_parse_from(arguments).unwrap().serve.unwrap();
+        let Ok(Invocation::Serve(settings)) = Invocation::try_parse_from(arguments) else {
+            panic!("the arguments must parse")
+        };
         let app = App::build(&settings).unwrap();
         let (address, admin) = (app.address().unwrap(), app.admin_address().unwrap());
         let trigger = app.trigger();

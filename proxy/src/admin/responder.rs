@@ -112,10 +112,7 @@ where
     }
 }
 
-async fn exchange(
-    mut stream: TcpStream,
-    answer: &dyn Fn(&Request) -> Option<Answer>,
-) -> std::io::Result<()> {
+async fn exchange(mut stream: TcpStream, answer: &dyn Fn(&Request) -> Option<Answer>) -> std::io::Result<()> {
     let mut buffer = Vec::with_capacity(1024);
     let (reply, with_body) = loop {
         match parse(&buffer) {

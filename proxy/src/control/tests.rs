@@ -7,8 +7,8 @@ use crate::tls::testing::Authority;
 use prost::Message;
 use std::sync::Arc;
 use std::time::Duration;
-use weft_model::authorization::{Action, Authorization, Facts, Provenance, Rule, Verdict};
 use weft_model::authentication::TlsMode;
+use weft_model::authorization::{Action, Authorization, Facts, Provenance, Rule, Verdict};
 use weft_model::endpoints::{Endpoint, Endpoints, Health, Wire};
 use weft_model::mesh::{Generation, MeshConfig};
 use weft_model::names::{ResourceName, ServiceName, WorkloadUid};
@@ -78,7 +78,11 @@ fn workload(authorizations: &[&str], requests: &[&str]) -> Resource {
         namespace: "shop".parse().unwrap(),
         service_account: "cart".parse().unwrap(),
         trust_domain: "cluster.local".parse().unwrap(),
-        description: Description { namespace: "shop".into(), service_account: "cart".into(), ..Description::default() },
+        description: Description {
+            namespace: "shop".into(),
+            service_account: "cart".into(),
+            ..Description::default()
+        },
         addresses: vec!["127.0.1.1".parse().unwrap()],
         ports: vec![WorkloadPort { port: 8080, protocol: Protocol::Http, services: Vec::new() }],
         authorizations: names(authorizations),
@@ -323,7 +327,8 @@ fn resources_under_a_wrong_name_or_type_and_other_workloads_are_refused() {
     let effect = store.receive(batch(Kind::Authorization, vec![wrong_name, wrong_type, no_name, garbage]));
     assert_eq!(effect.refused.len(), 4);
     let Resource::Workload(own) = workload(&[], &[]) else { unreachable!() };
-    let other = Resource::Workload(Arc::new(Workload { uid: "shop/web-1".parse().unwrap(), ..(*own).clone() }));
+    let other =
+        Resource::Workload(Arc::new(Workload { uid: "shop/web-1".parse().unwrap(), ..(*own).clone() }));
     assert_eq!(put(&mut store, &other, "1").refused.len(), 1);
     assert_eq!(verdict(&commit(&mut store, 2)), "allowed");
 }
@@ -478,7 +483,8 @@ fn trust_bundles_go_with_the_generation_and_bad_ones_are_refused() {
     let authority = Authority::new("cluster.local");
     let good = Resource::TrustBundle(Arc::new(authority.bundle()));
     put(&mut store, &good, "1");
-    let effect = put(&mut store, &Resource::Generation(Arc::new(Generation { epoch: "e".into(), number: 2 })), "2");
+    let effect =
+        put(&mut store, &Resource::Generation(Arc::new(Generation { epoch: "e".into(), number: 2 })), "2");
     let bundles = effect.bundles.unwrap();
     assert!(bundles.values().all(Option::is_some) && bundles.len() == 1);
 
@@ -489,8 +495,12 @@ fn trust_bundles_go_with_the_generation_and_bad_ones_are_refused() {
 
     let mut newer = v1::TrustBundle::decode(&good.encode()[..]).unwrap();
     newer.needs_level = 99;
-    store.receive(batch(Kind::TrustBundle, vec![raw(Kind::TrustBundle, "cluster.local", "3", newer.encode_to_vec())]));
-    let effect = put(&mut store, &Resource::Generation(Arc::new(Generation { epoch: "e".into(), number: 3 })), "3");
+    store.receive(batch(
+        Kind::TrustBundle,
+        vec![raw(Kind::TrustBundle, "cluster.local", "3", newer.encode_to_vec())],
+    ));
+    let effect =
+        put(&mut store, &Resource::Generation(Arc::new(Generation { epoch: "e".into(), number: 3 })), "3");
     assert_eq!(effect.bundles.unwrap().into_values().collect::<Vec<_>>(), [None]);
 }
 
@@ -514,7 +524,8 @@ fn kept() -> Kept {
     let state = StateDirectory::open(directory.path()).unwrap();
     let last_good = LastGood::new(state, "shop/cart-1".parse().unwrap());
     let mut store = with_policy();
-    let asked = [by_name("shop/catalog"), by_name("shop/nothing"), Asked::Address("10.1.0.1:80".parse().unwrap())];
+    let asked =
+        [by_name("shop/catalog"), by_name("shop/nothing"), Asked::Address("10.1.0.1:80".parse().unwrap())];
     for asked in &asked {
         store.ask(asked);
     }

@@ -18,7 +18,7 @@ use crate::http::respond::{self, strip_internal};
 use crate::http::{Body, Known, Request, RequestHead, Response};
 use crate::metrics::{Ends, ServiceLabels};
 use crate::policy::Policy;
-use crate::pool::Wire;
+use crate::pool::{Pool, Wire};
 use crate::tls::Peer;
 use crate::worker::Worker;
 use std::cell::RefCell;
@@ -58,6 +58,19 @@ pub struct Inbound {
     client_certificate: Option<String>,
     /// What requests are counted under, for that version of the policy.
     ends: RefCell<Option<(u64, Rc<Ends>)>>,
+}
+
+/// Whether an opaque connection may pass.
+pub(super) enum Judged {
+    /// It may.
+    Admitted,
+    /// It may not.
+    Denied {
+        /// Why.
+        reason: Reason,
+        /// More of the why, for the log.
+        detail: String,
+    },
 }
 
 /// Why a request is not let through.
@@ -102,7 +115,7 @@ impl Inbound {
     }
 
     /// What requests are counted under.
-    fn ends(&self) -> Rc<Ends> {
+    pub(super) fn ends(&self) -> Rc<Ends> {
         let version = self.worker.policy.version();
         if let Some((held, ends)) = &*self.ends.borrow()
             && *held == version
@@ -145,8 +158,9 @@ impl Inbound {
         })
     }
 
-    /// Admission, canonical path, authorization.
-    fn judge(&self, head: &mut RequestHead, policy: &Policy) -> Result<(), Denied> {
+    /// What holds whatever is asked for: that the connection is for this workload, and that this proxy
+    /// knows enough to judge.
+    fn admit(&self, policy: &Policy) -> Result<(), Denied> {
         if let Admission::Refused(reason) = self.admission {
             // Plaintext is refused for good; the others were meant for somebody else.
             return Err(Denied { reason, detail: None, undelivered: reason != Reason::TlsRequired });
@@ -163,31 +177,50 @@ impl Inbound {
         if policy.too_old {
             return Err(Denied { reason: Reason::PolicyTooOld, detail: None, undelivered: false });
         }
-        if !own.request_authentications.is_empty() {
-            let detail = Some(format!("{} is not understood", own.request_authentications[0]));
+        if let Some(name) = own.request_authentications.first() {
+            let detail = Some(format!("{name} is not understood"));
             return Err(Denied { reason: Reason::AuthorizationUnresolved, detail, undelivered: false });
         }
+        Ok(())
+    }
+
+    /// Admission, canonical path, authorization.
+    fn judge(&self, head: &mut RequestHead, policy: &Policy) -> Result<(), Denied> {
+        self.admit(policy)?;
         if policy.own.authorization.needs_canonical_path() {
             make_canonical(head)?;
         }
-        let facts = Facts {
-            connection: ConnectionFacts {
-                source: self.peer.as_ref().map(|peer| &peer.identity),
-                source_address: self.client.ip(),
-                destination: self.local,
-                sni: self.sni.as_deref(),
-            },
-            http: Some(HttpFacts {
-                method: head.method.as_str(),
-                authority: head.authority(),
-                path: head.path(),
-                query: head.query(),
-                headers: head.headers(),
-                remote_address: remote_address(head, self.client.ip(), policy.config.trusted_proxies),
-            }),
+        let http = HttpFacts {
+            method: head.method.as_str(),
+            authority: head.authority(),
+            path: head.path(),
+            query: head.query(),
+            headers: head.headers(),
+            remote_address: remote_address(head, self.client.ip(), policy.config.trusted_proxies),
+        };
+        self.authorize(policy, Some(http))
+    }
+
+    /// Judges an opaque connection.
+    pub(super) fn judge_connection(&self) -> Judged {
+        let policy = self.worker.policy.current();
+        match self.admit(&policy).and_then(|()| self.authorize(&policy, None)) {
+            Ok(()) => Judged::Admitted,
+            Err(denied) => {
+                Judged::Denied { reason: denied.reason, detail: denied.detail.unwrap_or_default() }
+            }
+        }
+    }
+
+    fn authorize(&self, policy: &Policy, http: Option<HttpFacts<'_>>) -> Result<(), Denied> {
+        let connection = ConnectionFacts {
+            source: self.peer.as_ref().map(|peer| &peer.identity),
+            source_address: self.client.ip(),
+            destination: self.local,
+            sni: self.sni.as_deref(),
         };
         let metrics = &self.worker.metrics;
-        match policy.own.authorization.decide(&facts) {
+        match policy.own.authorization.decide(&Facts { connection, http }) {
             Verdict::Allowed(None) => Ok(()),
             Verdict::Allowed(Some(decider)) => {
                 metrics.decided(policy.version, "allow", address(decider.policy), decider.rule, || {
@@ -213,6 +246,18 @@ impl Inbound {
                 Err(Denied { reason: Reason::AuthorizationUnresolved, detail, undelivered: false })
             }
         }
+    }
+
+    pub(super) fn client(&self) -> SocketAddr {
+        self.client
+    }
+
+    pub(super) fn source(&self) -> &str {
+        self.peer.as_ref().map_or("", |peer| peer.identity.as_str())
+    }
+
+    pub(super) fn application(&self) -> &Rc<Pool> {
+        self.application.pool()
     }
 
     fn record(&self, logged: Option<Logged>, started: Instant, grpc: bool) -> Record {

@@ -7,19 +7,22 @@
 use crate::h1::Delivered;
 use crate::http::Method;
 use std::cell::Cell;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Tries of one request, the first included.
 pub const TRIES_MAX: usize = 3;
 
-/// Retries per request that the budget allows.
-const SHARE: f64 = 0.2;
+/// Thousandths of a retry: whole numbers, so that sums are exact.
+const RETRY: u64 = 1000;
 
-/// Retries per second that are allowed whatever the load.
-const FLOOR_PER_SECOND: f64 = 3.0;
+/// What a request adds to the budget: a fifth of a retry.
+const SHARE: u64 = RETRY / 5;
 
-/// How many unspent retries are kept: ten seconds of the floor.
-const BALANCE_MAX: f64 = 30.0;
+/// What a millisecond adds, whatever the load: three retries per second.
+const FLOOR_PER_MILLISECOND: u64 = 3 * RETRY / 1000;
+
+/// How much is kept unspent: ten seconds of the floor.
+const BALANCE_MAX: u64 = 30 * RETRY;
 
 /// Whether a try that failed so may be made again.
 pub fn is_safe(method: &Method, delivered: Delivered) -> bool {
@@ -29,7 +32,7 @@ pub fn is_safe(method: &Method, delivered: Delivered) -> bool {
 /// The budget of one destination's port on one worker.
 #[derive(Debug)]
 pub struct RetryBudget {
-    balance: Cell<f64>,
+    balance: Cell<u64>,
     counted: Cell<Instant>,
 }
 
@@ -46,10 +49,14 @@ impl RetryBudget {
 
     /// Takes one retry, if there is one.
     pub fn withdraw(&self, now: Instant) -> bool {
-        let elapsed = now.saturating_duration_since(self.counted.replace(now)).as_secs_f64();
-        let balance = (self.balance.get() + elapsed * FLOOR_PER_SECOND).min(BALANCE_MAX);
-        let enough = balance >= 1.0;
-        self.balance.set(if enough { balance - 1.0 } else { balance });
+        let elapsed = now.saturating_duration_since(self.counted.get());
+        let whole = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        // Only whole milliseconds are counted; the rest counts next time.
+        self.counted.set(self.counted.get() + Duration::from_millis(whole));
+        let grown = whole.saturating_mul(FLOOR_PER_MILLISECOND).saturating_add(self.balance.get());
+        let balance = grown.min(BALANCE_MAX);
+        let enough = balance >= RETRY;
+        self.balance.set(if enough { balance - RETRY } else { balance });
         enough
     }
 }
@@ -57,7 +64,6 @@ impl RetryBudget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn what_may_have_been_executed_is_retried_only_if_idempotent() {

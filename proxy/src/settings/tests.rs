@@ -26,7 +26,8 @@ accessLog: all
 
 fn load(text: &str, flags: &[&str]) -> Result<Settings, String> {
     use clap::Parser;
-    let flags = Flags::try_parse_from(["weft-proxy"].iter().chain(flags)).map_err(|error| error.to_string())?;
+    let flags =
+        Flags::try_parse_from(["weft-proxy"].iter().chain(flags)).map_err(|error| error.to_string())?;
     let file = file::parse("proxy.yaml", text).map_err(|error| error.to_string())?;
     Settings::join(flags, file).map_err(|error| error.to_string())
 }
@@ -86,23 +87,44 @@ fn with(line: &str, other: &str) -> String {
 #[test]
 fn every_mistake_in_a_file_has_one_message_that_says_where_and_what() {
     let cases = [
-        (with("workload: shop/cart-1", "worklod: shop/cart-1"), &["proxy.yaml:2:1", "unknown field `worklod`"][..]),
-        (with("workload: shop/cart-1", "workload: Shop/cart"), &["proxy.yaml:2", "\"Shop/cart\"", "workload UID"]),
+        (
+            with("workload: shop/cart-1", "worklod: shop/cart-1"),
+            &["proxy.yaml:2:1", "unknown field `worklod`"][..],
+        ),
+        (
+            with("workload: shop/cart-1", "workload: Shop/cart"),
+            &["proxy.yaml:2", "\"Shop/cart\"", "workload UID"],
+        ),
         (with("workload: shop/cart-1", "workload: cart-1"), &["workload: \"cart-1\" is not NAMESPACE/NAME"]),
-        (with("workload: shop/cart-1", ""), &["the setting workload is missing", "--workload", "WEFT_WORKLOAD"]),
+        (
+            with("workload: shop/cart-1", ""),
+            &["the setting workload is missing", "--workload", "WEFT_WORKLOAD"],
+        ),
         (
             with("  address: 127.0.0.1:15010", ""),
             &["control.address is missing", "--control-address", "WEFT_CONTROL_ADDRESS"],
         ),
         (with("  roots: /etc/weft/roots.pem", ""), &["control.roots is missing"]),
-        (with("address: 127.0.0.1:15010", "address: 127.0.0.1"), &["proxy.yaml:4", "\"127.0.0.1\"", "HOST:PORT"]),
+        (
+            with("address: 127.0.0.1:15010", "address: 127.0.0.1"),
+            &["proxy.yaml:4", "\"127.0.0.1\"", "HOST:PORT"],
+        ),
         (with("  token:", "  tokn:"), &["proxy.yaml:7:3", "unknown field `tokn`", "expected"]),
         (with("spiffeId: spiffe://", "spiffeId: https://"), &["proxy.yaml:6", "is not a valid SPIFFE ID"]),
         (with("port: 80", "port: 0"), &["proxy.yaml:11", "nonzero"]),
         (with("port: 80", "port: 70000"), &["proxy.yaml:11", "70000"]),
-        (with("service: shop/catalog", "service: catalog"), &["proxy.yaml:11", "\"catalog\"", "NAMESPACE/NAME"]),
-        (with("application: 127.0.0.1:3000", "application: 127.0.0.1"), &["proxy.yaml:13:44", "\"127.0.0.1\" is not an IP address and port"]),
-        (with("application: 127.0.0.1:3000", "application: 0.0.0.0:3000"), &["inbound: 0.0.0.0:3000 is no address"]),
+        (
+            with("service: shop/catalog", "service: catalog"),
+            &["proxy.yaml:11", "\"catalog\"", "NAMESPACE/NAME"],
+        ),
+        (
+            with("application: 127.0.0.1:3000", "application: 127.0.0.1"),
+            &["proxy.yaml:13:44", "\"127.0.0.1\" is not an IP address and port"],
+        ),
+        (
+            with("application: 127.0.0.1:3000", "application: 0.0.0.0:3000"),
+            &["inbound: 0.0.0.0:3000 is no address"],
+        ),
         (
             with("application: 127.0.0.1:3000", "application: 127.0.0.1:15001"),
             &["127.0.0.1:15001 is this proxy's own", "circle"],
@@ -120,10 +142,15 @@ fn every_mistake_in_a_file_has_one_message_that_says_where_and_what() {
             with("listen: 127.0.0.1:15001", "listen: 10.0.0.1:15001"),
             &["outbound.listen: 10.0.0.1:15001 is not a loopback address"],
         ),
-        (with("listen: 127.0.0.1:9001", "listen: 10.0.0.1:9001"), &["outbound.services: 10.0.0.1:9001 is not"]),
+        (
+            with("listen: 127.0.0.1:9001", "listen: 10.0.0.1:9001"),
+            &["outbound.services: 10.0.0.1:9001 is not"],
+        ),
         (
             with("listen: 127.0.0.1:9001", "listen: 127.0.0.1:15001"),
-            &["outbound.services (shop/catalog:80): 127.0.0.1:15001 collides with outbound.listen: 127.0.0.1:15001"],
+            &[
+                "outbound.services (shop/catalog:80): 127.0.0.1:15001 collides with outbound.listen: 127.0.0.1:15001",
+            ],
         ),
         (
             with("metrics: { listen: \"127.0.0.1:15020\" }", "metrics: { listen: \"[::]:15001\" }"),
@@ -161,7 +188,10 @@ fn wrong_flags_are_named_with_their_value() {
 fn a_file_that_cannot_be_read_is_named() {
     let flags = Flags { config: Some("/does/not/exist.yaml".into()), ..Flags::default() };
     let message = Settings::load(flags).unwrap_err().to_string();
-    assert!(message.starts_with("the settings file /does/not/exist.yaml (--config) cannot be read"), "{message}");
+    assert!(
+        message.starts_with("the settings file /does/not/exist.yaml (--config) cannot be read"),
+        "{message}"
+    );
 }
 
 #[test]

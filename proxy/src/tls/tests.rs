@@ -35,10 +35,15 @@ fn certificates_are_judged_as_spiffe_says() {
     let foreign = Authority::new("elsewhere.test");
     let verifier = verifier(&[&authority, &foreign]);
     let of = |wanted: Wanted| authority.make(&wanted).chain;
-    let judged = |chain: Vec<CertificateDer<'static>>| verifier.check(&chain, Side::Client, now()).map(|_| ());
+    let judged =
+        |chain: Vec<CertificateDer<'static>>| verifier.check(&chain, Side::Client, now()).map(|_| ());
 
     assert_eq!(judged(of(Wanted::default())), Ok(()));
-    assert_eq!(judged(of(Wanted { dns: vec!["cart.shop"], ..Wanted::default() })), Ok(()), "a DNS name besides");
+    assert_eq!(
+        judged(of(Wanted { dns: vec!["cart.shop"], ..Wanted::default() })),
+        Ok(()),
+        "a DNS name besides"
+    );
     assert_eq!(judged(of(Wanted { usages: vec![], ..Wanted::default() })), Ok(()), "no usage said");
     assert_eq!(
         judged(foreign.make(&Wanted::of("spiffe://elsewhere.test/ns/a/sa/b")).chain),
@@ -56,7 +61,10 @@ fn certificates_are_judged_as_spiffe_says() {
         names_error("several"),
         "a URI of another kind besides"
     );
-    assert_eq!(judged(of(Wanted { uris: vec![], dns: vec!["cart.shop"], ..Wanted::default() })), names_error("none"));
+    assert_eq!(
+        judged(of(Wanted { uris: vec![], dns: vec!["cart.shop"], ..Wanted::default() })),
+        names_error("none")
+    );
     assert_eq!(judged(of(Wanted { uris: vec![], ..Wanted::default() })), names_error("none"));
     let unreadable = names(&[name(6, CART.as_bytes()), name(6, b"spiffe://cluster.local/ns/shop/sa/w\xffb")]);
     assert_eq!(
@@ -73,7 +81,10 @@ fn certificates_are_judged_as_spiffe_says() {
     assert_eq!(judged(of(early)), Err(VerifyError::NotYetValid));
     let wrong_use = Wanted { usages: vec![ExtendedKeyUsagePurpose::ServerAuth], ..Wanted::default() };
     assert_eq!(judged(of(wrong_use)), Err(VerifyError::Purpose));
-    assert!(matches!(judged(of(Wanted { authority: true, ..Wanted::default() })), Err(VerifyError::Chain(_))));
+    assert!(matches!(
+        judged(of(Wanted { authority: true, ..Wanted::default() })),
+        Err(VerifyError::Chain(_))
+    ));
     assert_eq!(
         judged(of(Wanted::of("spiffe://unknown.test/ns/shop/sa/cart"))),
         Err(VerifyError::TrustDomain("unknown.test".to_owned()))
@@ -83,7 +94,9 @@ fn certificates_are_judged_as_spiffe_says() {
         Err(VerifyError::UnknownIssuer),
         "a trusted authority that vouches for another's domain"
     );
-    for bad in ["spiffe://cluster.local/cart", "spiffe://cluster.local/ns/shop/sa/cart/x", "https://cart.shop"] {
+    for bad in
+        ["spiffe://cluster.local/cart", "spiffe://cluster.local/ns/shop/sa/cart/x", "https://cart.shop"]
+    {
         let judged = judged(of(Wanted { uris: vec![bad], ..Wanted::default() }));
         assert!(matches!(judged, Err(VerifyError::Identity(_))), "{bad} {judged:?}");
     }
@@ -106,10 +119,7 @@ fn garbage_is_not_a_certificate_wherever_it_is_cut_or_changed() {
         assert!(judged.is_err(), "{flipped}");
     }
     let trailing = CertificateDer::from([&whole[..], b"x"].concat());
-    assert_eq!(
-        verifier.check(&[trailing], Side::Client, now()).map(|_| ()),
-        Err(VerifyError::Unreadable)
-    );
+    assert_eq!(verifier.check(&[trailing], Side::Client, now()).map(|_| ()), Err(VerifyError::Unreadable));
 }
 
 #[test]
@@ -156,7 +166,11 @@ impl Pair {
         self.client.connector(&CART.parse().unwrap(), &"shop/cart-1".parse().unwrap())
     }
 
-    async fn meet(&self, connector: &Connector, alpn: MeshAlpn) -> (Result<Accepted, AcceptError>, Result<Stream, ConnectError>) {
+    async fn meet(
+        &self,
+        connector: &Connector,
+        alpn: MeshAlpn,
+    ) -> (Result<Accepted, AcceptError>, Result<Stream, ConnectError>) {
         let (near, far) = tcp_pair().await;
         let server = async {
             let mut accepted = self.server.accept(far, soon()).await;
@@ -235,7 +249,8 @@ async fn a_resumed_client_whose_certificate_has_expired_is_refused() {
     // The client's own check comes first; past it, the server's holds.
     let (near, far) = tcp_pair().await;
     let server = pair.server.accept(far, soon());
-    let (accepted, connected) = tokio::join!(server, connector.connect(near, "80.cart.shop", MeshAlpn::H2, soon()));
+    let (accepted, connected) =
+        tokio::join!(server, connector.connect(near, "80.cart.shop", MeshAlpn::H2, soon()));
     assert!(matches!(connected, Err(ConnectError::OwnCertificateExpired)), "{connected:?}");
     assert!(accepted.is_err());
 }
@@ -276,7 +291,10 @@ async fn no_session_outlives_a_change_of_trust_or_certificate() {
     assert!(!pair.meet(&connector, MeshAlpn::H2).await.0.unwrap().resumed, "the server's trust changed");
     assert!(pair.meet(&connector, MeshAlpn::H2).await.0.unwrap().resumed);
     pair.certify(&pair.client, &Wanted::of(WEB));
-    assert!(!pair.meet(&connector, MeshAlpn::H2).await.0.unwrap().resumed, "the client's certificate changed");
+    assert!(
+        !pair.meet(&connector, MeshAlpn::H2).await.0.unwrap().resumed,
+        "the client's certificate changed"
+    );
 
     // A bundle that is not understood means that nobody of the domain is believed.
     pair.server.set_bundles(BTreeMap::from([(own, None)])).unwrap();
