@@ -2,6 +2,7 @@
 //! Here a stream is opened for a caller that has presented a certificate; `discovery/session.rs` runs
 //! it, `discovery/subscription.rs` decides what is sent, `discovery/scope.rs` what may be.
 
+pub mod holdings;
 pub mod nack;
 pub mod scope;
 mod session;

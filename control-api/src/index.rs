@@ -84,6 +84,7 @@ impl Index {
             status: watch::Sender::new(Arc::new(status)),
             metrics,
         };
+        index.status.borrow().warnings.iter().for_each(log_warning);
         index.report();
         Ok(index)
     }
@@ -175,6 +176,8 @@ impl Index {
         }
         let partly = !resolved.problems.is_empty();
         let warnings = warnings(&resolved.compilation.diagnostics);
+        let held = self.status.borrow().clone();
+        warnings.iter().filter(|warning| !held.warnings.contains(warning)).for_each(log_warning);
         self.status.send_modify(|status| {
             let status = Arc::make_mut(status);
             status.problems = resolved.problems;
@@ -225,6 +228,16 @@ impl Index {
 
 fn warnings(diagnostics: &[Diagnostic]) -> Vec<Diagnostic> {
     diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Warning).cloned().collect()
+}
+
+fn log_warning(warning: &Diagnostic) {
+    tracing::warn!(
+        file = warning.file,
+        line = warning.line,
+        path = warning.path,
+        reason = warning.message,
+        "this holds, but probably not as meant"
+    );
 }
 
 /// One line a diagnostic: what is bad, and what is in force instead.

@@ -2,6 +2,7 @@
 //! repair (flags, files, ports), 1 for everything else.
 
 use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::Write;
 use std::process::ExitCode;
 use weft_control::app::{self, App, DRAIN_DEADLINE, StartupError};
@@ -28,6 +29,7 @@ fn token(settings: &TokenSettings) -> anyhow::Result<()> {
 
 fn serve(settings: &ServeSettings) -> anyhow::Result<()> {
     logging::init(&settings.log, Format::Auto).context("logging cannot be set up")?;
+    raise_file_limit();
     let app = App::build(settings)?;
     let runtime = build_runtime().context("the runtime cannot be set up")?;
     runtime.block_on(async {
@@ -42,4 +44,13 @@ fn serve(settings: &ServeSettings) -> anyhow::Result<()> {
         );
         Ok(app.run().await?)
     })
+}
+
+/// A connection is a file, and the usual soft limit is far below what the hard one allows.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }

@@ -67,7 +67,7 @@ pub struct StateDirectory {
 impl StateDirectory {
     /// Opens it for the server, which must be its only one; makes it where it is missing.
     pub fn open(path: &Path) -> Result<Self, StateError> {
-        let mut state = Self::open_shared(path)?;
+        let mut state = Self::make(path)?;
         let lock_path = state.path.join("lock");
         let lock = OpenOptions::new()
             .write(true)
@@ -86,8 +86,17 @@ impl StateDirectory {
         Ok(state)
     }
 
-    /// Opens it beside a running server.
+    /// Opens it beside a running server. It must be there: in a directory that was misspelt, a new key
+    /// would sign what no server believes.
     pub fn open_shared(path: &Path) -> Result<Self, StateError> {
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => Ok(Self { path: path.to_owned(), _lock: None }),
+            Ok(_) => Err(failed("use the directory", path, io::ErrorKind::NotADirectory.into())),
+            Err(source) => Err(failed("use the directory", path, source)),
+        }
+    }
+
+    fn make(path: &Path) -> Result<Self, StateError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -98,7 +107,7 @@ impl StateDirectory {
 
     /// A directory within it, made where it is missing.
     pub fn subdirectory(&self, name: &str) -> Result<Self, StateError> {
-        Self::open_shared(&self.path.join(name))
+        Self::make(&self.path.join(name))
     }
 
     /// Where a file lies, for messages.
@@ -219,6 +228,7 @@ mod tests {
     fn one_server_at_a_time_uses_a_directory_and_tools_may_beside_it() {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("state");
+        assert!(StateDirectory::open_shared(&path).is_err(), "a tool makes no state of its own");
         let first = StateDirectory::open(&path).unwrap();
         let error = StateDirectory::open(&path).unwrap_err();
         assert!(error.to_string().ends_with("is in use by another weft-control"), "{error}");

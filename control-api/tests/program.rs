@@ -1,5 +1,7 @@
 //! The program itself: exit codes and messages of a start that is refused, and a whole life.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
+
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;

@@ -6,6 +6,7 @@
 //! and state are pure and next door (`subscription`, `apply`, `views`); this is their shell.
 
 pub mod apply;
+mod compose;
 pub mod dial;
 pub mod last_good;
 pub mod metrics;
@@ -194,7 +195,9 @@ impl Control {
         let now = Instant::now();
         self.confirmed = Some(now.checked_sub(age).unwrap_or(now));
         self.metrics.restored(now.checked_sub(age).unwrap_or(now).into_std());
-        tracing::info!(?age, generation = ?policy.generation, "serving by the last good configuration");
+        self.metrics.subscribed(self.store.names().count());
+        let generation = policy.generation.as_deref().map(tracing::field::display);
+        tracing::info!(?age, generation, "serving by the last good configuration");
         self.publish(policy);
     }
 
@@ -284,6 +287,10 @@ impl Control {
             self.metrics.connected();
             let ended = self.serve(session).await;
             self.confirmed = Some(Instant::now());
+            // Its age counts from here, also for the next life of this process.
+            if let Some(last_good) = &self.last_good {
+                last_good.confirm();
+            }
             opened = ended.and(opened);
         }
         self.subscription.closed();
@@ -394,7 +401,8 @@ impl Control {
             if effect.committed {
                 let number = policy.generation.as_ref().map_or(0, |generation| generation.number);
                 self.metrics.committed(number);
-                tracing::debug!(generation = ?policy.generation, "a generation holds");
+                let generation = policy.generation.as_deref().map(tracing::field::display);
+                tracing::debug!(generation, "a generation holds");
             }
             self.publish(policy);
             if self.last_good.is_some() {

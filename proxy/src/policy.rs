@@ -119,7 +119,7 @@ pub struct DestinationPort {
     /// The routes that hold for this proxy's namespace.
     pub routes: RouteTable,
     /// The destinations that the routes' backends name, by `NAMESPACE/NAME`, where they exist.
-    pub backends: HashMap<(ServiceName, u16), Arc<DestinationPort>>,
+    pub backends: HashMap<(ServiceName, u16), Arc<Self>>,
     /// Where it leads.
     pub endpoints: Arc<EndpointSet>,
     /// A resource that it names and that is not held or not understood: every request fails.
@@ -155,8 +155,19 @@ pub struct Handle {
 pub struct Reader {
     shared: Arc<Shared>,
     seen: Cell<u64>,
-    // Counted by the worker alone: the Arc's own count would be written to by all workers at once.
-    cached: RefCell<Rc<Arc<Policy>>>,
+    cached: RefCell<Rc<Current>>,
+}
+
+/// The policy as a worker holds it: counted by the worker alone, since the Arc's own count would be
+/// written to by all workers at once.
+pub struct Current(Arc<Policy>);
+
+impl std::ops::Deref for Current {
+    type Target = Policy;
+
+    fn deref(&self) -> &Policy {
+        &self.0
+    }
 }
 
 /// Makes the two ends and the queue of what is asked for.
@@ -204,7 +215,7 @@ impl Handle {
     pub fn reader(&self) -> Reader {
         let seen = self.shared.version.load(Ordering::Acquire);
         let cached = lock(&self.shared.current).clone();
-        Reader { shared: self.shared.clone(), seen: seen.into(), cached: Rc::new(cached).into() }
+        Reader { shared: self.shared.clone(), seen: seen.into(), cached: Rc::new(Current(cached)).into() }
     }
 
     /// What is published now; for admin, not for requests.
@@ -222,10 +233,10 @@ impl Handle {
 
 impl Reader {
     /// What holds now.
-    pub fn current(&self) -> Rc<Arc<Policy>> {
+    pub fn current(&self) -> Rc<Current> {
         let version = self.shared.version.load(Ordering::Acquire);
         if version != self.seen.get() {
-            *self.cached.borrow_mut() = Rc::new(lock(&self.shared.current).clone());
+            *self.cached.borrow_mut() = Rc::new(Current(lock(&self.shared.current).clone()));
             self.seen.set(version);
         }
         self.cached.borrow().clone()

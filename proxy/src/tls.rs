@@ -9,6 +9,7 @@
 pub mod accept;
 pub mod authority;
 pub mod connect;
+pub mod leaf;
 pub mod own;
 pub mod verify;
 

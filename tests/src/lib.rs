@@ -19,6 +19,7 @@ pub mod peers;
 pub mod ports;
 pub mod process;
 pub mod raw;
+pub mod tamper;
 pub mod traffic;
 pub mod wait;
 pub mod websocket;

@@ -228,6 +228,13 @@ impl Proxy {
         &self.directory
     }
 
+    /// Replaces a text in the settings file; holds from the next start.
+    pub fn edit_settings(&self, old: &str, new: &str) {
+        let text = fs::read_to_string(&self.settings).expect("the settings must be there");
+        assert!(text.contains(old), "the settings do not contain {old:?}:\n{text}");
+        fs::write(&self.settings, text.replace(old, new)).expect("the settings must be written");
+    }
+
     /// A scrape.
     pub async fn metrics(&self) -> Metrics {
         let response = client::fetch(self.metrics.address(), "/metrics").await.expect("metrics answer");

@@ -208,3 +208,16 @@ async fn methods_that_cannot_be_carried_are_refused_by_name() {
     }
     assert_eq!(application.requests(), []);
 }
+
+#[tokio::test]
+async fn a_head_that_never_ends_is_not_waited_for_for_ever() {
+    let application = Application::start("cart-1").await;
+    let mesh = permissive(&application).await;
+    let ends = [mesh.client_of("shop/web-1", "shop/cart").address(), mesh.proxy("shop/cart-1").inbound()];
+    // Both at once: each waits as long as the proxies do.
+    let answers = ends.map(|address| raw::exchange(address, b"GET / HTTP/1.1\r\nHost: cart.shop\r\nX: "));
+    for answer in futures_util::future::join_all(answers).await {
+        assert_eq!(answer.reason(), Some(Reason::HeaderTimeout.label()), "{:?}", answer.head);
+        assert_eq!(answer.status(), Reason::HeaderTimeout.status());
+    }
+}

@@ -233,10 +233,8 @@ async fn a_control_api_that_is_somebody_else_gets_no_token() {
     let foreign = weft_tests::certificate::Authority::new("cluster.local");
     let roots = directory.join("roots.pem");
     fs::write(&roots, foreign.root_pem()).unwrap();
-    let settings = mesh.proxy("shop/web-1").settings().to_owned();
-    let text = fs::read_to_string(&settings).unwrap();
     let old = mesh.state().join("roots.pem").to_string_lossy().into_owned();
-    fs::write(&settings, text.replace(&old, &roots.to_string_lossy())).unwrap();
+    mesh.proxy("shop/web-1").edit_settings(&old, &roots.to_string_lossy());
     mesh.proxy_mut("shop/web-1").spawn();
     wait::until("the refusal is told", async || {
         let log = mesh.proxy("shop/web-1").process().log().to_lowercase();

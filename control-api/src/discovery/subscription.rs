@@ -9,17 +9,17 @@
 //! snapshot. Endpoints of a destination that is left go after the commit, since until then requests may
 //! still be sent there.
 
+use super::holdings::{Difference, Holdings, Violation};
 use super::nack::{self, Refusal};
-use super::scope::{self, Wanted};
+use super::scope;
 use crate::snapshot::Snapshot;
-use crate::snapshot::version::Version;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use weft_model::mesh::Generation;
 use weft_model::names::WorkloadUid;
-use weft_model::proto::discovery::{Any, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
+use weft_model::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use weft_model::wire::Kind;
 
 /// How long a fresh stream waits for the rest of its subscriptions, so that the first commit is whole.
@@ -28,30 +28,8 @@ const OPENING: Duration = Duration::from_millis(250);
 /// How long a proxy may take to answer. One that does not is stuck, and does better anew.
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The most names one stream may ask for, or hold: memory follows use, and use is bounded.
-const NAMES_MAX: usize = 10_000;
-
-/// The longest name.
-const NAME_LENGTH_MAX: usize = 1024;
-
 /// How much one response holds; gRPC clients take 4 MiB.
 const RESPONSE_LENGTH_MAX: usize = 512 * 1024;
-
-const WILDCARD: &str = "*";
-
-/// What ends the stream: the client breaks the protocol.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Violation {
-    /// Services are many: nobody gets them all.
-    #[error("Services are subscribed to by name, not by wildcard")]
-    ServiceWildcard,
-    /// More than can be held for one stream.
-    #[error("more than {NAMES_MAX} names on one stream")]
-    TooManyNames,
-    /// A name that cannot be one.
-    #[error("a name of more than {NAME_LENGTH_MAX} bytes")]
-    LongName,
-}
 
 /// What a request told.
 #[derive(Debug, Default, Eq, PartialEq)]
@@ -71,7 +49,7 @@ pub struct Told {
 pub struct Subscription {
     workload: WorkloadUid,
     snapshot: Arc<Snapshot>,
-    kinds: [KindState; Kind::ALL.len()],
+    kinds: [Holdings; Kind::ALL.len()],
     opened: Instant,
     nonce: u64,
     outstanding: BTreeMap<u64, Outstanding>,
@@ -85,47 +63,12 @@ pub struct Subscription {
     dirty: bool,
 }
 
-#[derive(Debug, Default)]
-struct KindState {
-    subscribed: bool,
-    wildcard: bool,
-    names: BTreeSet<Box<str>>,
-    /// By canonical name.
-    held: BTreeMap<Box<str>, Held>,
-    /// Names asked for that the proxy was told are not there.
-    told_absent: BTreeSet<Box<str>>,
-    /// Names that are to be answered even if the proxy holds what they lead to.
-    answer_due: BTreeSet<Box<str>>,
-}
-
-#[derive(Debug)]
-struct Held {
-    version: HeldVersion,
-    aliases: BTreeSet<Box<str>>,
-}
-
-#[derive(Debug, Eq, PartialEq)]
-enum HeldVersion {
-    Sent(Version),
-    /// What the client says it holds from an earlier stream.
-    Claimed(Box<str>),
-}
-
 #[derive(Debug)]
 struct Outstanding {
     kind: Kind,
     names: Vec<String>,
     generation: Option<Generation>,
     sent: Instant,
-}
-
-/// The difference for one kind between what is held and what is to be.
-#[derive(Debug, Default)]
-struct Difference {
-    resources: Vec<Resource>,
-    removed: Vec<String>,
-    /// Removed only after the commit.
-    removed_later: Vec<String>,
 }
 
 // === impl Subscription ===
@@ -258,7 +201,7 @@ impl Subscription {
             if configuration_full && kind != Kind::Endpoints {
                 continue;
             }
-            let difference = self.difference(kind, &wanted);
+            let difference = self.kinds[kind as usize].difference(kind, &wanted, &self.snapshot);
             if !difference.is_empty() {
                 differences.push((kind, difference));
             }
@@ -277,7 +220,8 @@ impl Subscription {
             self.send(kind, difference, now, &mut responses);
         }
         if commit {
-            self.commit_due = false;
+            // Who subscribes to the mark late is owed one, whatever was sent before.
+            self.commit_due = !self.kinds[Kind::Generation as usize].subscribed;
             self.commit(now, &mut responses);
         }
         let leaving = Difference { removed: later, ..Difference::default() };
@@ -292,91 +236,16 @@ impl Subscription {
         Kind::ALL.into_iter().all(|kind| kind == Kind::Service || self.kinds[kind as usize].subscribed)
     }
 
-    fn difference(&mut self, kind: Kind, wanted: &Wanted) -> Difference {
-        let mut difference = Difference::default();
-        let state = &mut self.kinds[kind as usize];
-        if !state.subscribed {
-            return difference;
-        }
-        let names = &wanted.names[kind as usize];
-        let visible = |name: &str| kind == Kind::Service || state.wildcard || state.names.contains(name);
-        for name in names.iter().filter(|name| visible(name.as_str())) {
-            let Some(encoded) = self.snapshot.get(kind, name.as_str()) else { continue };
-            let aliases = wanted.aliases.get(name).filter(|_| kind == Kind::Service);
-            let due = state.answer_due.contains(name.as_str())
-                || aliases
-                    .is_some_and(|aliases| aliases.iter().any(|alias| state.answer_due.contains(alias)));
-            let held = state.held.get(name.as_str()).is_some_and(|held| {
-                held.version.is(encoded.version)
-                    && aliases.is_none_or(|aliases| aliases.is_subset(&held.aliases))
-            });
-            if held && !due {
-                continue;
-            }
-            let aliases = aliases.cloned().unwrap_or_default();
-            difference.resources.push(Resource {
-                version: encoded.version.to_string(),
-                resource: Some(Any { type_url: kind.type_url().to_owned(), value: encoded.bytes.clone() }),
-                name: name.to_string(),
-                aliases: aliases.iter().map(ToString::to_string).collect(),
-                ttl: None,
-            });
-            let version = HeldVersion::Sent(encoded.version);
-            state.held.insert(name.as_str().into(), Held { version, aliases });
-        }
-        state.answer_due.clear();
-        let gone: Vec<Box<str>> = state
-            .held
-            .keys()
-            .filter(|name| !names.contains::<str>(name) || !visible(name))
-            .cloned()
-            .collect();
-        let services = &wanted.names[Kind::Service as usize];
-        for name in gone {
-            // A slice of a destination that stays is obsolete at once; the others are still used.
-            let stays = name.split_once(':').is_some_and(|(service, _)| services.contains(service));
-            if kind == Kind::Endpoints && !stays {
-                difference.removed_later.push(name.to_string());
-            } else {
-                state.held.remove(&name);
-                difference.removed.push(name.to_string());
-            }
-        }
-        let absent: BTreeSet<Box<str>> = if kind == Kind::Service {
-            wanted.absent.clone()
-        } else {
-            state.names.iter().filter(|name| !names.contains::<str>(name)).cloned().collect()
-        };
-        for name in absent.difference(&state.told_absent) {
-            if !difference.removed.iter().any(|removed| **removed == **name) {
-                difference.removed.push(name.to_string());
-            }
-        }
-        state.told_absent = absent;
-        difference
-    }
-
     fn commit(&mut self, now: Instant, responses: &mut Vec<DeltaDiscoveryResponse>) {
         let state = &mut self.kinds[Kind::Generation as usize];
         if !state.subscribed {
             return;
         }
-        let mut resources = Vec::new();
-        for (name, encoded) in self.snapshot.of_kind(Kind::Generation) {
-            let aliases = BTreeSet::new();
-            let version = HeldVersion::Sent(encoded.version);
-            state.held.insert(name.as_str().into(), Held { version, aliases });
-            resources.push(Resource {
-                version: encoded.version.to_string(),
-                resource: Some(Any {
-                    type_url: Kind::Generation.type_url().to_owned(),
-                    value: encoded.bytes.clone(),
-                }),
-                name: name.to_string(),
-                aliases: Vec::new(),
-                ttl: None,
-            });
-        }
+        let marks = self.snapshot.of_kind(Kind::Generation);
+        let resources = marks
+            .iter()
+            .map(|(name, encoded)| state.hold(Kind::Generation, name, encoded, BTreeSet::new()))
+            .collect();
         self.send(Kind::Generation, Difference { resources, ..Difference::default() }, now, responses);
     }
 
@@ -389,9 +258,7 @@ impl Subscription {
         responses: &mut Vec<DeltaDiscoveryResponse>,
     ) {
         if kind == Kind::Endpoints {
-            // Of those that were held back, the ones that go now are no longer held.
-            let state = &mut self.kinds[kind as usize];
-            difference.removed.iter().for_each(|name| drop(state.held.remove(name.as_str())));
+            self.kinds[kind as usize].release(&difference.removed);
         }
         let mut resources = difference.resources.into_iter().peekable();
         let mut removed = difference.removed;
@@ -424,81 +291,6 @@ impl Subscription {
 
 fn size(resource: &Resource) -> usize {
     resource.resource.as_ref().map_or(0, |any| Bytes::len(&any.value)) + resource.name.len() + 128
-}
-
-// === impl KindState ===
-
-impl KindState {
-    /// What the client still holds from an earlier stream.
-    fn claim(&mut self, versions: &BTreeMap<String, String>) -> Result<(), Violation> {
-        if versions.len() > NAMES_MAX {
-            return Err(Violation::TooManyNames);
-        }
-        for (name, version) in versions {
-            if name.len() > NAME_LENGTH_MAX || version.len() > NAME_LENGTH_MAX {
-                return Err(Violation::LongName);
-            }
-            let version = HeldVersion::Claimed(version.as_str().into());
-            self.held.insert(name.as_str().into(), Held { version, aliases: BTreeSet::new() });
-        }
-        Ok(())
-    }
-
-    /// Whether a commit mark is to follow.
-    fn subscribe(&mut self, kind: Kind, name: &str, first: bool) -> Result<bool, Violation> {
-        if name == WILDCARD {
-            if kind == Kind::Service {
-                return Err(Violation::ServiceWildcard);
-            }
-            self.wildcard = true;
-            return Ok(false);
-        }
-        if name.len() > NAME_LENGTH_MAX {
-            return Err(Violation::LongName);
-        }
-        self.names.insert(name.into());
-        if self.names.len() > NAMES_MAX {
-            return Err(Violation::TooManyNames);
-        }
-        self.told_absent.remove(name);
-        // On resume the client says what it holds: that needs no answer if it is still right.
-        if !(first && self.held.contains_key(name)) {
-            self.answer_due.insert(name.into());
-        }
-        Ok(kind == Kind::Service)
-    }
-
-    fn unsubscribe(&mut self, name: &str) {
-        if name == WILDCARD {
-            self.wildcard = false;
-            return;
-        }
-        self.names.remove(name);
-        self.told_absent.remove(name);
-        self.answer_due.remove(name);
-        for held in self.held.values_mut() {
-            held.aliases.remove(name);
-        }
-    }
-}
-
-// === impl HeldVersion ===
-
-impl HeldVersion {
-    fn is(&self, version: Version) -> bool {
-        match self {
-            Self::Sent(held) => *held == version,
-            Self::Claimed(text) => **text == *version.to_string(),
-        }
-    }
-}
-
-// === impl Difference ===
-
-impl Difference {
-    fn is_empty(&self) -> bool {
-        self.resources.is_empty() && self.removed.is_empty() && self.removed_later.is_empty()
-    }
 }
 
 #[cfg(test)]

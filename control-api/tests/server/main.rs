@@ -2,10 +2,16 @@
 //! with the SVID, and what is refused. Nothing sleeps: every wait is for a message, or polls for what
 //! it waits for until a deadline.
 
-mod client;
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
 
-use client::{Caller, Stream, TestServer, WORKLOADS};
-use std::time::{Duration, SystemTime};
+mod channel;
+mod fixture;
+mod stream;
+
+use channel::Caller;
+use fixture::{POLICY, TestServer, WORKLOADS};
+use std::time::{Duration, Instant, SystemTime};
+use stream::Stream;
 use tonic::Code;
 use weft_control::ca::issuer::Issuer;
 use weft_control::ca::root::Root;
@@ -21,7 +27,7 @@ fn a_token_becomes_an_svid_and_the_svid_a_stream() {
         let svid = server.certify("shop/cart-1", &token, Caller::Anonymous).await.unwrap();
         assert_eq!(svid.identity, "spiffe://cluster.local/ns/shop/sa/cart");
 
-        let mut stream = Stream::open(&server, &svid, "shop/cart-1", &[]).await;
+        let mut stream = Stream::open(server, &svid, "shop/cart-1", &[]).await;
         let batch = stream.batch().await;
         assert_eq!(batch.names(Kind::Workload), ["shop/cart-1"]);
         assert_eq!(batch.names(Kind::Authorization), ["AuthorizationPolicy/shop/cart"]);
@@ -51,6 +57,29 @@ fn a_token_becomes_an_svid_and_the_svid_a_stream() {
             .await;
         assert_eq!(status["proxies"][0]["workload"], "shop/cart-1");
         assert_eq!(status["proxies"][0]["generation"], status["generation"]);
+    });
+}
+
+#[test]
+fn an_edit_is_pushed_within_milliseconds() {
+    let server = TestServer::start("");
+    server.run(async |server| {
+        let svid = server.svid("shop/cart-1").await;
+        let mut stream = Stream::open(server, &svid, "shop/cart-1", &[]).await;
+        stream.batch().await;
+        let mut times = Vec::new();
+        for round in 0..9 {
+            // After a quiet time, as edits by people are: the source has nothing under observation.
+            server.quiet().await;
+            let policy = POLICY.replace("sa/web", &format!("sa/web-{round}"));
+            let started = Instant::now();
+            server.write("policy.yaml", &policy);
+            assert_eq!(stream.batch().await.names(Kind::Authorization), ["AuthorizationPolicy/shop/cart"]);
+            times.push(started.elapsed());
+        }
+        times.sort();
+        // The median, and a bound that holds on a busy machine with an unoptimised build.
+        assert!(times[4] < Duration::from_millis(150), "{times:?}");
     });
 }
 
@@ -105,14 +134,14 @@ fn a_certificate_renews_itself_and_no_other() {
 fn discovery_is_for_the_workload_itself_alone() {
     let server = TestServer::start("");
     server.run(async |server| {
-        let status = Stream::refused(&server, Caller::Anonymous, "shop/cart-1").await;
+        let status = Stream::refused(server, Caller::Anonymous, "shop/cart-1").await;
         assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
         let cart = server.svid("shop/cart-1").await;
         for node in ["shop/web-1", "shop/cart-2", "shop/none"] {
-            let status = Stream::refused(&server, Caller::Svid(&cart), node).await;
+            let status = Stream::refused(server, Caller::Svid(&cart), node).await;
             assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
         }
-        let status = Stream::refused(&server, Caller::Svid(&cart), "").await;
+        let status = Stream::refused(server, Caller::Svid(&cart), "").await;
         assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     });
 }
@@ -129,27 +158,27 @@ fn foreign_expired_and_odd_client_certificates_end_the_handshake() {
         let now = SystemTime::now();
         let hour = Duration::from_secs(3600);
 
-        let good = client::svid_by(&issuer, &identity, now);
+        let good = channel::svid_by(&issuer, &identity, now);
         assert!(server.try_connect(Caller::Svid(&good)).await.is_ok());
         for (name, svid) in [
-            ("expired", client::svid_by(&issuer, &identity, now - hour)),
-            ("not yet valid", client::svid_by(&issuer, &identity, now + hour)),
+            ("expired", channel::svid_by(&issuer, &identity, now - hour)),
+            ("not yet valid", channel::svid_by(&issuer, &identity, now + hour)),
             ("another authority's", {
                 let state = StateDirectory::open_shared(foreign.state()).unwrap();
                 let root = Root::load_or_create(&state, &"cluster.local".parse().unwrap()).unwrap();
-                client::svid_by(&Issuer::new(root.into(), hour), &identity, now)
+                channel::svid_by(&Issuer::new(root.into(), hour), &identity, now)
             }),
             ("another trust domain's", {
-                client::svid_by(&issuer, &"spiffe://other.local/ns/shop/sa/cart".parse().unwrap(), now)
+                channel::svid_by(&issuer, &"spiffe://other.local/ns/shop/sa/cart".parse().unwrap(), now)
             }),
-            ("two URIs", client::odd_svid(server.state(), &["spiffe://cluster.local/ns/a/sa/b"; 2], true)),
+            ("two URIs", channel::odd_svid(server.state(), &["spiffe://cluster.local/ns/a/sa/b"; 2], true)),
             ("a DNS name besides", {
-                client::odd_svid(server.state(), &["spiffe://cluster.local/ns/shop/sa/cart", "dns"], true)
+                channel::odd_svid(server.state(), &["spiffe://cluster.local/ns/shop/sa/cart", "dns"], true)
             }),
-            ("no workload's URI", client::odd_svid(server.state(), &["spiffe://cluster.local"], true)),
-            ("no name", client::odd_svid(server.state(), &[], true)),
+            ("no workload's URI", channel::odd_svid(server.state(), &["spiffe://cluster.local"], true)),
+            ("no name", channel::odd_svid(server.state(), &[], true)),
             ("for servers only", {
-                client::odd_svid(server.state(), &["spiffe://cluster.local/ns/shop/sa/cart"], false)
+                channel::odd_svid(server.state(), &["spiffe://cluster.local/ns/shop/sa/cart"], false)
             }),
         ] {
             assert!(server.try_connect(Caller::Svid(&svid)).await.is_err(), "{name}");
@@ -163,7 +192,7 @@ fn a_bad_file_keeps_what_it_said_and_status_says_so() {
     let server = TestServer::start("");
     server.run(async |server| {
         let svid = server.svid("shop/cart-1").await;
-        let mut stream = Stream::open(&server, &svid, "shop/cart-1", &[]).await;
+        let mut stream = Stream::open(server, &svid, "shop/cart-1", &[]).await;
         stream.batch().await;
         server.write("policy.yaml", "kind: [");
         server.write("new.yaml", "kind: Nonsense");
@@ -195,11 +224,27 @@ fn a_bad_file_keeps_what_it_said_and_status_says_so() {
 }
 
 #[test]
+fn another_trust_domain_while_running_is_refused_whole() {
+    let server = TestServer::start("");
+    server.run(async |server| {
+        let mesh = "apiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: { name: mesh }\n";
+        server.write("mesh.yaml", &format!("{mesh}spec: {{ trustDomain: other.local }}\n"));
+        let refused =
+            |status: &serde_json::Value| !status["source"]["refused"].as_array().unwrap().is_empty();
+        let status = server.status_when(refused).await;
+        assert_eq!(status["trustDomain"], "cluster.local");
+        assert!(status["generation"].as_str().unwrap().ends_with(".1"));
+        server.write("mesh.yaml", &format!("{mesh}spec: {{ trustDomain: cluster.local }}\n"));
+        server.status_when(|status| !refused(status)).await;
+    });
+}
+
+#[test]
 fn a_refusal_is_shown_with_its_reason_until_the_resource_changes() {
     let server = TestServer::start("");
     server.run(async |server| {
         let svid = server.svid("shop/cart-1").await;
-        let mut stream = Stream::open(&server, &svid, "shop/cart-1", &[]).await;
+        let mut stream = Stream::open(server, &svid, "shop/cart-1", &[]).await;
         stream.refuse = Some((Kind::Authorization, "needs level 9"));
         stream.batch().await;
         let status =
@@ -221,13 +266,13 @@ fn a_restart_keeps_authority_tokens_and_generation_and_a_stream_resumes() {
     let server = TestServer::start("");
     let (svid, held, token) = server.during(async |server| {
         let svid = server.svid("shop/cart-1").await;
-        let mut stream = Stream::open(&server, &svid, "shop/cart-1", &["shop/cart"]).await;
+        let mut stream = Stream::open(server, &svid, "shop/cart-1", &["shop/cart"]).await;
         stream.batch().await;
         (svid, stream.held.clone(), server.token("shop/cart-1"))
     });
     let server = server.restart();
     server.run(async |server| {
-        let mut stream = Stream::resume(&server, &svid, "shop/cart-1", &["shop/cart"], held).await;
+        let mut stream = Stream::resume(server, &svid, "shop/cart-1", &["shop/cart"], held).await;
         let batch = stream.batch().await;
         assert_eq!(batch.kinds(), [Kind::Generation], "nothing changed");
         assert!(server.status().await["generation"].as_str().unwrap().ends_with(".1"));
@@ -243,11 +288,11 @@ fn the_servers_own_certificate_renews_and_open_streams_live_on() {
         let root = Root::load_or_create(&issuer_state, &"cluster.local".parse().unwrap()).unwrap();
         let issuer = Issuer::new(root.into(), Duration::from_secs(3600));
         let identity = "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap();
-        let svid = client::svid_by(&issuer, &identity, SystemTime::now());
-        let mut stream = Stream::open(&server, &svid, "shop/cart-1", &[]).await;
+        let svid = channel::svid_by(&issuer, &identity, SystemTime::now());
+        let mut stream = Stream::open(server, &svid, "shop/cart-1", &[]).await;
         stream.batch().await;
         let first = server.try_connect(Caller::Anonymous).await.unwrap();
-        client::eventually("a renewed certificate", async || {
+        fixture::eventually("a renewed certificate", async || {
             let now = server.try_connect(Caller::Anonymous).await.unwrap();
             (now != first).then_some(())
         })
@@ -262,7 +307,7 @@ fn a_drain_ends_streams_and_the_program() {
     let server = TestServer::start("");
     server.during(async |server| {
         let svid = server.svid("shop/cart-1").await;
-        let mut stream = Stream::open(&server, &svid, "shop/cart-1", &[]).await;
+        let mut stream = Stream::open(server, &svid, "shop/cart-1", &[]).await;
         stream.batch().await;
         server.trigger().drain(Duration::from_secs(5));
         stream.ended().await;
@@ -275,7 +320,7 @@ fn a_workload_that_gets_another_identity_loses_its_stream() {
     let server = TestServer::start("");
     server.run(async |server| {
         let svid = server.svid("shop/cart-1").await;
-        let mut stream = Stream::open(&server, &svid, "shop/cart-1", &[]).await;
+        let mut stream = Stream::open(server, &svid, "shop/cart-1", &[]).await;
         stream.batch().await;
         server.write("workloads.yaml", &WORKLOADS.replace("serviceAccount: cart", "serviceAccount: other"));
         let status = stream.ended().await.unwrap();

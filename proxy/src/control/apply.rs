@@ -8,14 +8,12 @@
 
 use super::subscription::{Batch, Holdings, Incoming, Refused};
 use super::views::{Slices, Views};
-use crate::policy::{Asked, Own, Policy, Resolution};
+use crate::policy::{Asked, Own, Policy};
 use crate::tls::verify::Trust;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use weft_model::authentication::TlsModes;
-use weft_model::authorization::AuthorizationSet;
-use weft_model::mesh::{Generation, MeshConfig};
+use weft_model::mesh::Generation;
 use weft_model::names::{Namespace, ResourceName, WorkloadUid};
 use weft_model::proto::discovery::{Any, DeltaDiscoveryResponse, Resource as WireResource};
 use weft_model::service::Service;
@@ -26,26 +24,26 @@ use weft_model::wire::{Kind, Refusal, Resource};
 /// Everything that is held, staged and asked for.
 #[derive(Debug)]
 pub struct Store {
-    uid: WorkloadUid,
-    held: [BTreeMap<ResourceName, Entry>; Kind::ALL.len()],
+    pub(super) uid: WorkloadUid,
+    pub(super) held: [BTreeMap<ResourceName, Entry>; Kind::ALL.len()],
     /// Security resources that were refused because they are not understood.
-    not_understood: BTreeSet<(Kind, ResourceName)>,
+    pub(super) not_understood: BTreeSet<(Kind, ResourceName)>,
     staged: BTreeMap<(Kind, ResourceName), Change>,
     staged_answers: Vec<(String, Answer)>,
-    asked: BTreeMap<String, Question>,
+    pub(super) asked: BTreeMap<String, Question>,
     slices: Slices,
-    views: Views,
-    own: Arc<Own>,
-    stale: bool,
-    too_old: bool,
+    pub(super) views: Views,
+    pub(super) own: Arc<Own>,
+    pub(super) stale: bool,
+    pub(super) too_old: bool,
 }
 
 /// A resource that is held.
 #[derive(Clone, Debug)]
-struct Entry {
+pub(super) struct Entry {
     version: Box<str>,
     bytes: Bytes,
-    resource: Resource,
+    pub(super) resource: Resource,
 }
 
 #[derive(Debug)]
@@ -57,13 +55,13 @@ enum Change {
 
 /// A name that was asked for.
 #[derive(Debug)]
-struct Question {
-    asked: Asked,
-    answer: Option<Answer>,
+pub(super) struct Question {
+    pub(super) asked: Asked,
+    pub(super) answer: Option<Answer>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
-enum Answer {
+pub(super) enum Answer {
     /// It is known under this name.
     Named(ResourceName),
     Absent,
@@ -409,95 +407,6 @@ impl Store {
         self.views = views;
     }
 
-    fn build_own(&self) -> Own {
-        let Some(workload) = self.find(Kind::Workload, self.uid.as_str(), |resource| match resource {
-            Resource::Workload(workload) => Some(workload),
-            _ => None,
-        }) else {
-            return Own::default();
-        };
-        let config = self.config();
-        let authorizations = workload.authorizations.iter().map(|name| {
-            let held = self.get(Kind::Authorization, name, |resource| match resource {
-                Resource::Authorization(policy) => Some(policy),
-                _ => None,
-            });
-            (name.clone(), held)
-        });
-        // Not evaluated yet, so as good as not held.
-        let unsupported = workload.request_authentications.iter().map(|name| (name.clone(), None));
-        let mesh: ResourceName = "mesh".parse().expect("a constant resource name must parse");
-        let mesh = config.is_none().then_some((mesh, None));
-        let authorization = AuthorizationSet::new(authorizations.chain(unsupported).chain(mesh));
-        let policies: Vec<_> = workload
-            .peer_authentications
-            .iter()
-            .map(|name| {
-                self.get(Kind::PeerAuthentication, name, |resource| match resource {
-                    Resource::PeerAuthentication(policy) => Some(policy),
-                    _ => None,
-                })
-            })
-            .collect();
-        let default = config.map_or_else(Default::default, |config| config.peer_authentication_default);
-        let tls = TlsModes::new(default, policies.iter().map(Option::as_ref));
-        Own {
-            description: Arc::new(workload.description.clone()),
-            workload: Some(workload),
-            authorization,
-            tls,
-        }
-    }
-
-    fn config(&self) -> Option<Arc<MeshConfig>> {
-        self.find(Kind::MeshConfig, "mesh", |resource| match resource {
-            Resource::MeshConfig(config) => Some(config),
-            _ => None,
-        })
-    }
-
-    fn bundles(&self) -> BTreeMap<TrustDomain, Option<Arc<TrustBundle>>> {
-        let mut bundles = BTreeMap::new();
-        for (kind, name) in &self.not_understood {
-            if *kind == Kind::TrustBundle
-                && let Ok(trust_domain) = name.as_str().parse()
-            {
-                bundles.insert(trust_domain, None);
-            }
-        }
-        for entry in self.held[Kind::TrustBundle as usize].values() {
-            if let Resource::TrustBundle(bundle) = &entry.resource {
-                bundles.insert(bundle.trust_domain.clone(), Some(bundle.clone()));
-            }
-        }
-        bundles
-    }
-
-    fn policy(&self) -> Policy {
-        let mut destinations = HashMap::with_capacity(self.asked.len());
-        for question in self.asked.values() {
-            let resolution = match &question.answer {
-                None => continue,
-                Some(Answer::Absent) => Resolution::Absent,
-                Some(Answer::Named(name)) => match self.views.destination(name) {
-                    Some(destination) => Resolution::Known(destination.clone()),
-                    // It exists and was refused: not known, which is not the same as not there.
-                    None => continue,
-                },
-            };
-            destinations.insert(question.asked.clone(), resolution);
-        }
-        Policy {
-            generation: self.generation().cloned(),
-            config: self.config().unwrap_or_default(),
-            own: self.own.clone(),
-            destinations,
-            stale: self.stale,
-            too_old: self.too_old,
-            ..Policy::default()
-        }
-    }
-
     pub(super) fn get<T>(
         &self,
         kind: Kind,
@@ -507,7 +416,7 @@ impl Store {
         self.find(kind, name.as_str(), pick)
     }
 
-    fn find<T>(
+    pub(super) fn find<T>(
         &self,
         kind: Kind,
         name: &str,
@@ -526,7 +435,13 @@ impl Store {
 
 impl Holdings for Store {
     fn versions(&self, kind: Kind) -> BTreeMap<String, String> {
-        let held = self.held[kind as usize].iter();
+        // A Service that is held for a route's sake and asked for since is not claimed: the server, told
+        // that it is held, would have nothing to answer.
+        let waits = |name: &ResourceName| {
+            kind == Kind::Service
+                && self.asked.get(name.as_str()).is_some_and(|question| question.answer.is_none())
+        };
+        let held = self.held[kind as usize].iter().filter(|(name, _)| !waits(name));
         held.map(|(name, entry)| (name.to_string(), entry.version.to_string())).collect()
     }
 }

@@ -3,6 +3,7 @@
 //! Used by the control client for its stream and by `identity` for certificates. A peer that falls
 //! silent is noticed by unanswered pings within twenty seconds; nothing here retries.
 
+use crate::describe::tls_failure;
 use crate::settings::ControlSettings;
 use crate::tls::authority::{self, AuthorityError};
 use crate::tls::own::OwnResolver;
@@ -64,13 +65,12 @@ pub enum DialError {
         address: String,
     },
     /// The handshake failed: most often another identity, or roots that do not fit.
-    #[error("the TLS handshake with the control API at {address} failed")]
+    #[error("the TLS handshake with the control API at {address} failed: {why}")]
     Tls {
         /// Where.
         address: String,
         /// Why.
-        #[source]
-        source: io::Error,
+        why: String,
     },
     /// It does not speak HTTP/2.
     #[error("the control API at {address} does not speak HTTP/2")]
@@ -108,7 +108,7 @@ async fn connect(settings: &ControlSettings, own: Option<Arc<OwnResolver>>) -> R
     let tls = TlsConnector::from(Arc::new(config))
         .connect(name, tcp)
         .await
-        .map_err(|source| DialError::Tls { address: address(), source })?;
+        .map_err(|error| DialError::Tls { address: address(), why: tls_failure(&error) })?;
     let (requests, connection) = Builder::new(Local)
         .timer(TokioTimer::new())
         .keep_alive_interval(HEARTBEAT_INTERVAL)

@@ -597,3 +597,19 @@ fn the_age_is_the_time_since_the_last_confirmation() {
     kept.last_good.confirm();
     assert!(age(&kept) < Duration::from_secs(60));
 }
+
+#[test]
+fn a_service_that_is_held_for_a_route_and_asked_for_since_is_not_claimed_to_be_held() {
+    let mut store = store();
+    put(&mut store, &service("shop/catalog", &[]), "1");
+    commit(&mut store, 1);
+    assert_eq!(store.versions(Kind::Service)["shop/catalog"], "1");
+    // The stream breaks before the answer. A server that is told "held" would not answer on the next.
+    store.ask(&by_name("shop/catalog"));
+    store.discard_staged();
+    assert!(store.versions(Kind::Service).is_empty());
+    put(&mut store, &service("shop/catalog", &[]), "1");
+    let policy = commit(&mut store, 1);
+    assert_eq!(known(&policy, &by_name("shop/catalog")).name.as_str(), "shop/catalog");
+    assert_eq!(store.versions(Kind::Service)["shop/catalog"], "1");
+}

@@ -64,9 +64,12 @@ impl Slices {
         let mut new: Vec<Arc<Endpoint>> = slice
             .endpoints
             .iter()
-            .map(|endpoint| match held.iter().find(|held| ***held == *endpoint) {
-                Some(same) => same.clone(),
-                None => Arc::new(endpoint.clone()),
+            .map(|endpoint| {
+                let found = held.binary_search_by(|held| order(held).cmp(&order(endpoint)));
+                match found.ok().and_then(|index| held.get(index)).filter(|held| ***held == *endpoint) {
+                    Some(same) => same.clone(),
+                    None => Arc::new(endpoint.clone()),
+                }
             })
             .collect();
         new.sort_by(|a, b| order(a).cmp(&order(b)));
@@ -322,18 +325,11 @@ impl View {
 
 impl Inputs {
     fn is_same(&self, other: &Self) -> bool {
-        let routes = |(a, b): (&(ResourceName, Option<Arc<Route>>), &(ResourceName, Option<Arc<Route>>))| {
-            a.0 == b.0
-                && match (&a.1, &b.1) {
-                    (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-                    (None, None) => true,
-                    _ => false,
-                }
-        };
+        let route = |held: &Option<Arc<Route>>| held.as_ref().map(Arc::as_ptr);
         Arc::ptr_eq(&self.service, &other.service)
             && Arc::ptr_eq(&self.endpoints, &other.endpoints)
             && self.routes.len() == other.routes.len()
-            && self.routes.iter().zip(&other.routes).all(routes)
+            && self.routes.iter().zip(&other.routes).all(|(a, b)| a.0 == b.0 && route(&a.1) == route(&b.1))
             && self.backends.len() == other.backends.len()
             && self.backends.iter().zip(&other.backends).all(|(a, b)| a.0 == b.0 && Arc::ptr_eq(&a.1, &b.1))
     }

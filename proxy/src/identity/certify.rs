@@ -249,3 +249,83 @@ impl Issued {
         Self::new(key.to_vec(), answer, obtained, None, SystemTime::now())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::testing::{Authority, Wanted, now};
+
+    fn answer(authority: &Authority, wanted: &Wanted) -> (Vec<u8>, CertifyResponse) {
+        let made = authority.make(wanted);
+        let chain = made.chain.iter().map(|der| der.as_ref().to_vec()).collect();
+        let bundle = authority.bundle();
+        let trust_domain = bundle.trust_domain.to_string();
+        (made.key, CertifyResponse { chain, trust_domain, roots: bundle.roots, time_unix_ms: 0 })
+    }
+
+    fn judged(key: Vec<u8>, answer: CertifyResponse) -> Result<Issued, &'static str> {
+        Issued::new(key, answer, now(), None, now()).map_err(|error| error.label())
+    }
+
+    #[test]
+    fn what_is_kept_is_what_was_issued() {
+        let authority = Authority::new("cluster.local");
+        let (key, answer) = answer(&authority, &Wanted { uid: Some("shop/cart-1"), ..Wanted::default() });
+        let issued = judged(key, answer).ok().unwrap();
+        let kept = issued.encode();
+        let again = Issued::decode(&kept).ok().unwrap();
+        assert_eq!(again.own.serial(), issued.own.serial());
+        assert_eq!(again.own.uid().unwrap().as_str(), "shop/cart-1");
+        assert_eq!(again.roots, issued.roots);
+        assert_eq!(again.obtained, issued.obtained);
+        for end in 0..kept.len() {
+            assert!(Issued::decode(&kept[..end]).is_err(), "{end}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_does_not_fit_together_is_refused() {
+        let authority = Authority::new("cluster.local");
+        let good = || answer(&authority, &Wanted::default());
+        assert!(judged(good().0, good().1).is_err(), "another's key");
+        let refused = |change: &dyn Fn(&mut CertifyResponse)| {
+            let (key, mut answer) = good();
+            change(&mut answer);
+            judged(key, answer).err()
+        };
+        assert_eq!(refused(&|_| {}), None);
+        assert_eq!(refused(&|answer| answer.chain.clear()), Some("answer_invalid"));
+        assert_eq!(refused(&|answer| answer.roots.clear()), Some("answer_invalid"));
+        assert_eq!(refused(&|answer| answer.roots = vec![b"x".to_vec()]), Some("answer_invalid"));
+        assert_eq!(refused(&|answer| answer.trust_domain = "A B".to_owned()), Some("answer_invalid"));
+        assert_eq!(refused(&|answer| answer.trust_domain = "other.test".to_owned()), Some("answer_invalid"));
+        let other = Authority::new("cluster.local").bundle().roots;
+        assert_eq!(refused(&|answer| answer.roots.clone_from(&other)), Some("answer_invalid"));
+    }
+
+    #[test]
+    fn a_token_is_one_line_of_text() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        let read = || read_token(Some(&path)).map_err(|error| error.to_string());
+        assert!(read().unwrap_err().contains("(control.token) cannot be read"));
+        for (content, why) in
+            [("", "it is empty"), ("  \n", "it is empty"), ("a b", "one line"), ("a\nb", "one line")]
+        {
+            std::fs::write(&path, content).unwrap();
+            let message = read().unwrap_err();
+            assert!(message.contains(why), "{message}");
+        }
+        std::fs::write(&path, "abc.def\n").unwrap();
+        assert_eq!(read().as_deref(), Ok("abc.def"));
+        assert!(matches!(read_token(None), Err(CertifyError::NoToken)));
+    }
+
+    #[test]
+    fn skew_is_their_clock_less_ours() {
+        let at = |seconds: u64| UNIX_EPOCH + Duration::from_secs(seconds);
+        let answer = CertifyResponse { time_unix_ms: 130_000, ..CertifyResponse::default() };
+        assert!((skew(&answer, at(99), at(101)) - 30.0).abs() < 0.001);
+        assert!((skew(&answer, at(159), at(161)) + 30.0).abs() < 0.001);
+    }
+}

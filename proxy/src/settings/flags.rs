@@ -75,7 +75,7 @@ pub struct Flags {
 
 /// An address, with a message that says how one is written.
 #[derive(Clone, Copy, Debug)]
-pub struct Address(pub(super) SocketAddr);
+pub(super) struct Address(pub(super) SocketAddr);
 
 /// An address, or `none`.
 #[derive(Clone, Copy, Debug)]

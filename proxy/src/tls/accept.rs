@@ -4,7 +4,7 @@
 //! mesh's form. A resumed session's chain is judged again by the verifier of now, since rustls asks
 //! no verifier then. Whether the server name is this workload's is the data path's question.
 
-use super::verify::{self, Side, VerifyError};
+use super::verify::{Side, VerifyError};
 use super::{MeshAlpn, Tls};
 use crate::stream::Stream;
 use rustls::HandshakeKind;
@@ -121,18 +121,14 @@ impl Tls {
         let server_name = server_name.parse().map_err(|error| AcceptError::ServerName(Some(error)))?;
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let chain = connection.peer_certificates().unwrap_or_default();
-        let leaf = if resumed {
-            // By the trust of now, not of when the handshake began: it may have changed meanwhile.
-            self.state().verifier.check(chain, Side::Client, self.now())
-        } else {
-            chain.first().ok_or(VerifyError::Unreadable).and_then(|leaf| verify::read(leaf))
-        };
-        let leaf = leaf.map_err(AcceptError::Peer)?;
+        // After every handshake, and by the trust and the clock of now: rustls asks no verifier on a
+        // resumed one. A chain that was believed a moment ago is known again at no cost.
+        let leaf = self.state().verifier.check(chain, Side::Client, self.now()).map_err(AcceptError::Peer)?;
         let peer = Arc::new(Peer {
-            description: Arc::new(state.verifier.description(&leaf)),
+            identity: leaf.identity.clone(),
+            description: state.verifier.description(&leaf),
             uid: state.verifier.uid(&leaf).cloned(),
             not_after: leaf.not_after,
-            identity: leaf.identity,
         });
         Ok(Accepted { stream: Stream::TlsServer(Box::new(tls)), peer, alpn, server_name, resumed })
     }

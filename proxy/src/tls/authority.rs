@@ -148,7 +148,7 @@ impl ServerCertVerifier for AuthorityVerifier {
         let now = UNIX_EPOCH + Duration::from_secs(now.as_secs());
         let leaf = self.verifier.check(&chain, Side::Server, now).map_err(VerifyError::into_rustls)?;
         if leaf.identity != self.expected {
-            let error = WrongAuthority { expected: self.expected.clone(), presented: leaf.identity };
+            let error = WrongAuthority { expected: self.expected.clone(), presented: leaf.identity.clone() };
             return Err(CertificateError::Other(OtherError(Arc::new(error))).into());
         }
         Ok(ServerCertVerified::assertion())

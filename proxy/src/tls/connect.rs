@@ -6,12 +6,13 @@
 //! checked after every handshake, first or resumed, before a byte of a request is written.
 
 use super::own::OwnResolver;
-use super::verify::{self, Side, VerifyError};
+use super::verify::{Side, VerifyError};
 use super::{Inner, MeshAlpn, State};
+use crate::describe;
 use crate::stream::Stream;
+use rustls::ClientConfig;
 use rustls::client::{ClientSessionMemoryCache, Resumption};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, HandshakeKind};
 use std::fmt;
 use std::io;
 use std::sync::atomic::Ordering;
@@ -63,7 +64,7 @@ pub enum ConnectError {
     #[error("the TLS handshake did not end in time")]
     Timeout,
     /// The handshake failed.
-    #[error("the TLS handshake failed: {0}")]
+    #[error("the TLS handshake failed: {}", describe::tls_failure(.0))]
     Handshake(#[source] io::Error),
     /// The server did not take the ALPN it was offered.
     #[error("the server does not speak {0}")]
@@ -156,14 +157,13 @@ impl Connector {
 
     fn check(&self, connection: &rustls::ClientConnection, state: &State) -> Result<(), ConnectError> {
         let chain = connection.peer_certificates().unwrap_or_default();
-        let leaf = if connection.handshake_kind() == Some(HandshakeKind::Resumed) {
-            state.verifier.check(chain, Side::Server, self.inner.now())
-        } else {
-            chain.first().ok_or(VerifyError::Unreadable).and_then(|leaf| verify::read(leaf))
-        };
-        let leaf = leaf.map_err(ConnectError::Peer)?;
+        // After every handshake, the resumed ones above all: rustls asks no verifier then.
+        let leaf = state.verifier.check(chain, Side::Server, self.inner.now()).map_err(ConnectError::Peer)?;
         if leaf.identity != self.expected {
-            return Err(ConnectError::Identity { expected: self.expected.clone(), presented: leaf.identity });
+            return Err(ConnectError::Identity {
+                expected: self.expected.clone(),
+                presented: leaf.identity.clone(),
+            });
         }
         match state.verifier.uid(&leaf) {
             Some(presented) if *presented != self.uid => {

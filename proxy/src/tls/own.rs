@@ -3,7 +3,8 @@
 //! Immutable: a renewed certificate is a new resolver, which is what makes rustls drop the sessions
 //! that were made under the old one.
 
-use super::verify::{self, VerifyError};
+use super::leaf;
+use super::verify::VerifyError;
 use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -53,8 +54,8 @@ impl OwnCertificate {
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
     ) -> Result<Self, OwnCertificateError> {
-        let leaf = chain.first().ok_or(OwnCertificateError::Empty)?;
-        let read = verify::read(leaf).map_err(OwnCertificateError::Leaf)?;
+        let first = chain.first().ok_or(OwnCertificateError::Empty)?;
+        let read = leaf::read(first).map_err(OwnCertificateError::Leaf)?;
         let key = CertifiedKey::from_der(chain, key, &super::provider()).map_err(OwnCertificateError::Key)?;
         Ok(Self {
             key: Arc::new(key),

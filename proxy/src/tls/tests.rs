@@ -136,6 +136,34 @@ fn a_description_is_believed_of_the_own_trust_domain_only() {
     assert_eq!(verifier.uid(&leaf), None);
 }
 
+#[test]
+fn a_chain_that_is_known_is_still_judged_by_time_and_use() {
+    let authority = Authority::new("cluster.local");
+    let verifier = verifier(&[&authority]);
+    let wanted = Wanted { usages: vec![ExtendedKeyUsagePurpose::ClientAuth], ..Wanted::default() };
+    let chain = authority.make(&wanted).chain;
+    let judged = |chain: &[CertificateDer<'static>], side, at| verifier.check(chain, side, at).map(|_| ());
+    let first = verifier.check(&chain, Side::Client, now()).unwrap();
+    assert!(Arc::ptr_eq(&first, &verifier.check(&chain, Side::Client, now()).unwrap()));
+    assert_eq!(judged(&chain, Side::Server, now()), Err(VerifyError::Purpose));
+    assert_eq!(judged(&chain, Side::Client, now() + 3601 * SECOND), Err(VerifyError::Expired));
+    assert_eq!(judged(&chain, Side::Client, now() - 121 * SECOND), Err(VerifyError::NotYetValid));
+    assert_eq!(judged(&chain, Side::Client, now()), Ok(()));
+    let stranger = Authority::new("cluster.local").make(&wanted).chain;
+    assert_eq!(judged(&stranger, Side::Client, now()), Err(VerifyError::UnknownIssuer));
+}
+
+#[test]
+fn what_is_known_has_a_bound() {
+    let authority = Authority::new("cluster.local");
+    let verifier = verifier(&[&authority]);
+    for _ in 0..600 {
+        let chain = authority.make(&Wanted::default()).chain;
+        verifier.check(&chain, Side::Client, now()).unwrap();
+    }
+    assert!(verifier.known_count() <= 512);
+}
+
 /// Two proxies of one mesh, with one clock.
 struct Pair {
     authority: Authority,

@@ -3,28 +3,27 @@
 //! A certificate is believed if its subject alternative names hold exactly one URI and that is a
 //! SPIFFE ID of the mesh's form, if it chains to the bundle of that ID's trust domain (and no
 //! other's), if it is valid now, may be used for this side of a connection, and is no authority.
-//! The names are read in a pass of our own over the extension: webpki skips what it cannot parse,
-//! and what was skipped must not make two URIs look like one. Other kinds of names (DNS) may stand
-//! beside the URI, as SPIFFE allows; nothing looks at them.
+//! What a leaf says is read next door (`leaf.rs`), in a pass of our own.
 
+use super::leaf::{Leaf, read, validity};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use webpki::{EndEntityCert, KeyUsage};
-use weft_model::certificate;
 use weft_model::names::WorkloadUid;
-use weft_model::spiffe::{SpiffeId, TrustDomain};
+use weft_model::spiffe::TrustDomain;
 use weft_model::trust::TrustBundle;
 use weft_model::workload::Description;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME;
-use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// Chains that are known again, per side: at about a kilobyte each, half a megabyte. When it is full
+/// it is emptied: what is in use comes back with the next handshake.
+const KNOWN_MAX: usize = 512;
 
 /// The roots by trust domain.
 #[derive(Clone, Debug, Default)]
@@ -42,26 +41,27 @@ pub struct TrustError {
 }
 
 /// Judges peers of one state of trust.
+///
+/// Chains that it has believed it knows again, byte by byte: between two proxies the same few
+/// certificates come with every connection, and a signature check is a quarter of a handshake. What
+/// a verdict rests on cannot change behind it: trust is fixed for the verifier's life, and the time
+/// is looked at again.
 pub struct Verifier {
     trust: Trust,
+    known: [Mutex<HashMap<Box<[u8]>, Known>>; 2],
     /// The mesh's own: its certificates' descriptions are the mesh's words.
     own_trust_domain: Option<Box<str>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// What a leaf says about its holder. Proves nothing by itself.
-#[derive(Clone, Debug)]
-pub struct Leaf {
-    /// Who it is.
-    pub identity: SpiffeId,
-    /// From when it is valid.
-    pub not_before: SystemTime,
-    /// Until when it is valid.
-    pub not_after: SystemTime,
-    /// Its serial number, in hexadecimal.
-    pub serial: String,
-    /// Which workload it is and what metrics call it, where the authority wrote that.
-    pub description: Option<(WorkloadUid, Description)>,
+/// A chain that was believed; its leaf is the key it is found by.
+struct Known {
+    intermediates: Vec<CertificateDer<'static>>,
+    leaf: Arc<Leaf>,
+    /// All certificates of the chain are valid from here ...
+    from: SystemTime,
+    /// ... to here.
+    until: SystemTime,
 }
 
 /// Which side of the connection the certificate is for.
@@ -105,58 +105,6 @@ pub enum VerifyError {
     Chain(webpki::Error),
 }
 
-/// Reads a leaf, without judging it.
-pub fn read(leaf: &CertificateDer<'_>) -> Result<Leaf, VerifyError> {
-    let (rest, parsed) = X509Certificate::from_der(leaf).map_err(|_| VerifyError::Unreadable)?;
-    if !rest.is_empty() {
-        return Err(VerifyError::Unreadable);
-    }
-    let identity = identity(&parsed)?;
-    let time = |time: x509_parser::time::ASN1Time| {
-        UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
-    };
-    Ok(Leaf {
-        identity,
-        not_before: time(parsed.validity().not_before),
-        not_after: time(parsed.validity().not_after),
-        serial: parsed.raw_serial_as_string(),
-        description: description(&parsed),
-    })
-}
-
-fn identity(parsed: &X509Certificate<'_>) -> Result<SpiffeId, VerifyError> {
-    let extension = parsed
-        .get_extension_unique(&OID_X509_EXT_SUBJECT_ALT_NAME)
-        .map_err(|_| VerifyError::Names("the extension comes twice"))?
-        .ok_or(VerifyError::Names("none"))?;
-    let ParsedExtension::SubjectAlternativeName(names) = extension.parsed_extension() else {
-        return Err(VerifyError::Names("the extension cannot be read"));
-    };
-    let mut found = None;
-    for name in &names.general_names {
-        match name {
-            GeneralName::URI(uri) if found.is_none() => found = Some(uri),
-            GeneralName::URI(_) => return Err(VerifyError::Names("several")),
-            GeneralName::Invalid(..) => return Err(VerifyError::Names("a name cannot be read")),
-            _ => {}
-        }
-    }
-    let uri = found.ok_or(VerifyError::Names("none"))?;
-    uri.parse().map_err(|error: weft_model::names::InvalidName| VerifyError::Identity(error.to_string()))
-}
-
-fn description(parsed: &X509Certificate<'_>) -> Option<(WorkloadUid, Description)> {
-    let mut values = parsed.extensions().iter().filter(|extension| {
-        extension.oid.iter().is_some_and(|numbers| numbers.eq(certificate::EXTENSION_OID.iter().copied()))
-    });
-    let value = values.next()?;
-    // Two of them are none: which one counts must not depend on who reads.
-    if values.next().is_some() {
-        return None;
-    }
-    certificate::decode(value.value).ok()
-}
-
 // === impl Trust ===
 
 impl Trust {
@@ -198,9 +146,15 @@ impl Verifier {
     pub fn new(trust: Trust, own_trust_domain: Option<&str>, provider: &CryptoProvider) -> Self {
         Self {
             trust,
+            known: Default::default(),
             own_trust_domain: own_trust_domain.map(Into::into),
             algorithms: provider.signature_verification_algorithms,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn known_count(&self) -> usize {
+        self.known(Side::Client).len()
     }
 
     /// By what it judges.
@@ -214,8 +168,46 @@ impl Verifier {
         chain: &[CertificateDer<'_>],
         side: Side,
         now: SystemTime,
-    ) -> Result<Leaf, VerifyError> {
+    ) -> Result<Arc<Leaf>, VerifyError> {
         let (leaf, intermediates) = chain.split_first().ok_or(VerifyError::Unreadable)?;
+        self.check_parts(leaf, intermediates, side, now)
+    }
+
+    fn check_parts(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        side: Side,
+        now: SystemTime,
+    ) -> Result<Arc<Leaf>, VerifyError> {
+        if let Some(known) = self.known(side).get(leaf.as_ref())
+            && known.intermediates == intermediates
+            && (known.from..=known.until).contains(&now)
+        {
+            return Ok(known.leaf.clone());
+        }
+        let read = Arc::new(self.check_in_full(leaf, intermediates, side, now)?);
+        let (mut from, mut until) = (read.not_before, read.not_after);
+        for intermediate in intermediates {
+            let (begins, ends) = validity(intermediate)?;
+            (from, until) = (from.max(begins), until.min(ends));
+        }
+        let intermediates = intermediates.iter().map(|der| der.clone().into_owned()).collect();
+        let mut known = self.known(side);
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(leaf.as_ref().into(), Known { intermediates, leaf: read.clone(), from, until });
+        Ok(read)
+    }
+
+    fn check_in_full(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        side: Side,
+        now: SystemTime,
+    ) -> Result<Leaf, VerifyError> {
         let read = read(leaf)?;
         let trust_domain = read.identity.trust_domain();
         let anchors = self
@@ -237,13 +229,19 @@ impl Verifier {
         Ok(read)
     }
 
+    fn known(&self, side: Side) -> MutexGuard<'_, HashMap<Box<[u8]>, Known>> {
+        let known = &self.known[side as usize];
+        // What is in there was whole when it was put there.
+        known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What metrics call the holder of a verified leaf: the authority's words in the mesh's own
     /// trust domain, else `unknown`.
-    pub fn description(&self, leaf: &Leaf) -> Description {
+    pub fn description(&self, leaf: &Leaf) -> Arc<Description> {
         let own = self.own_trust_domain.as_deref() == Some(leaf.identity.trust_domain());
         match &leaf.description {
             Some((_, description)) if own => description.clone(),
-            _ => Description::default(),
+            _ => Arc::default(),
         }
     }
 
@@ -259,12 +257,9 @@ impl Verifier {
         intermediates: &[CertificateDer<'_>],
         side: Side,
         now: UnixTime,
-    ) -> Result<Leaf, rustls::Error> {
-        let mut chain = Vec::with_capacity(1 + intermediates.len());
-        chain.push(leaf.clone());
-        chain.extend(intermediates.iter().cloned());
+    ) -> Result<Arc<Leaf>, rustls::Error> {
         let now = UNIX_EPOCH + Duration::from_secs(now.as_secs());
-        self.check(&chain, side, now).map_err(VerifyError::into_rustls)
+        self.check_parts(leaf, intermediates, side, now).map_err(VerifyError::into_rustls)
     }
 
     fn signature(

@@ -1,3 +1,4 @@
+use super::super::holdings::{NAME_LENGTH_MAX, NAMES_MAX};
 use super::*;
 use crate::fixture::Fixture;
 use weft_model::service::ServiceTarget;

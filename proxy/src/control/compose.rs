@@ -1,0 +1,105 @@
+//! What workers and [`Tls`](crate::tls::Tls) get of what is held: the own policies, the trust bundles,
+//! the whole [`Policy`]. What is named and not held is passed on as not held, which denies.
+
+use super::apply::{Answer, Store};
+use crate::policy::{Own, Policy, Resolution};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use weft_model::authentication::TlsModes;
+use weft_model::authorization::AuthorizationSet;
+use weft_model::mesh::MeshConfig;
+use weft_model::names::ResourceName;
+use weft_model::spiffe::TrustDomain;
+use weft_model::trust::TrustBundle;
+use weft_model::wire::{Kind, Resource};
+
+impl Store {
+    pub(super) fn build_own(&self) -> Own {
+        let Some(workload) = self.find(Kind::Workload, self.uid.as_str(), |resource| match resource {
+            Resource::Workload(workload) => Some(workload),
+            _ => None,
+        }) else {
+            return Own::default();
+        };
+        let config = self.config();
+        let authorizations = workload.authorizations.iter().map(|name| {
+            let held = self.get(Kind::Authorization, name, |resource| match resource {
+                Resource::Authorization(policy) => Some(policy),
+                _ => None,
+            });
+            (name.clone(), held)
+        });
+        // Not evaluated yet, so as good as not held.
+        let unsupported = workload.request_authentications.iter().map(|name| (name.clone(), None));
+        let mesh: ResourceName = "mesh".parse().expect("a constant resource name must parse");
+        let mesh = config.is_none().then_some((mesh, None));
+        let authorization = AuthorizationSet::new(authorizations.chain(unsupported).chain(mesh));
+        let policies: Vec<_> = workload
+            .peer_authentications
+            .iter()
+            .map(|name| {
+                self.get(Kind::PeerAuthentication, name, |resource| match resource {
+                    Resource::PeerAuthentication(policy) => Some(policy),
+                    _ => None,
+                })
+            })
+            .collect();
+        let default = config.map_or_else(Default::default, |config| config.peer_authentication_default);
+        let tls = TlsModes::new(default, policies.iter().map(Option::as_ref));
+        Own {
+            description: Arc::new(workload.description.clone()),
+            workload: Some(workload),
+            authorization,
+            tls,
+        }
+    }
+
+    pub(super) fn config(&self) -> Option<Arc<MeshConfig>> {
+        self.find(Kind::MeshConfig, "mesh", |resource| match resource {
+            Resource::MeshConfig(config) => Some(config),
+            _ => None,
+        })
+    }
+
+    pub(super) fn bundles(&self) -> BTreeMap<TrustDomain, Option<Arc<TrustBundle>>> {
+        let mut bundles = BTreeMap::new();
+        for (kind, name) in &self.not_understood {
+            if *kind == Kind::TrustBundle
+                && let Ok(trust_domain) = name.as_str().parse()
+            {
+                bundles.insert(trust_domain, None);
+            }
+        }
+        for entry in self.held[Kind::TrustBundle as usize].values() {
+            if let Resource::TrustBundle(bundle) = &entry.resource {
+                bundles.insert(bundle.trust_domain.clone(), Some(bundle.clone()));
+            }
+        }
+        bundles
+    }
+
+    pub(super) fn policy(&self) -> Policy {
+        let mut destinations = HashMap::with_capacity(self.asked.len());
+        for question in self.asked.values() {
+            let resolution = match &question.answer {
+                None => continue,
+                Some(Answer::Absent) => Resolution::Absent,
+                Some(Answer::Named(name)) => match self.views.destination(name) {
+                    Some(destination) => Resolution::Known(destination.clone()),
+                    // It exists and was refused: not known, which is not the same as not there.
+                    None => continue,
+                },
+            };
+            destinations.insert(question.asked.clone(), resolution);
+        }
+        Policy {
+            generation: self.generation().cloned(),
+            config: self.config().unwrap_or_default(),
+            own: self.own.clone(),
+            destinations,
+            stale: self.stale,
+            too_old: self.too_old,
+            ..Policy::default()
+        }
+    }
+}

@@ -1,0 +1,453 @@
+//! The wanted rules as one value, from which everything else is made: what the kernel gets
+//! ([`super::netlink`]), what people read ([`super::text`]) and what `why` answers ([`super::why`]).
+//!
+//! Two chains, one for connections this pod opens and one for those it gets, each a sequence of rules
+//! of which the first that matches decides. It touches no kernel, and refuses settings under which the
+//! proxy would call itself.
+
+use super::line::{Effect, Line};
+use super::settings::{Bypass, RulesSettings};
+use crate::metrics::Direction;
+use ipnet::IpNet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Lines a list may have. Two directions of three rules each at about 350 bytes stay within what one
+/// netlink message may carry.
+pub const LINES_MAX: usize = 128;
+
+/// CIDRs and port ranges of all lines together, for the same reason.
+pub const PARTS_MAX: usize = 1024;
+
+/// The checked settings of the redirection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RuleSet {
+    settings: RulesSettings,
+}
+
+/// Why settings cannot become rules.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct RuleSetError(String);
+
+/// The table: its sets and its two chains.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Table {
+    /// Named sets, which rules refer to.
+    pub sets: Vec<Set>,
+    /// Outbound first.
+    pub chains: [Chain; 2],
+}
+
+/// A named set of ranges.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Set {
+    /// Its name.
+    pub name: String,
+    /// What it holds.
+    pub kind: SetKind,
+    /// First and last of each range, ascending, neither overlapping nor touching.
+    pub ranges: Vec<(u128, u128)>,
+}
+
+/// What a set holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SetKind {
+    /// IPv4 addresses.
+    Ipv4,
+    /// IPv6 addresses.
+    Ipv6,
+    /// Ports.
+    Port,
+}
+
+/// Rules of one direction.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Chain {
+    /// Which.
+    pub direction: Direction,
+    /// In order; the first whose matches all hold decides.
+    pub rules: Vec<Rule>,
+}
+
+/// One rule.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Rule {
+    /// All must hold.
+    pub matches: Vec<Match>,
+    /// Then.
+    pub verdict: Verdict,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// A condition on a connection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Match {
+    /// It is TCP.
+    Tcp,
+    /// It stays within this network namespace.
+    Loopback,
+    /// It is the proxy's own.
+    Bypass(Bypass),
+    /// One of its addresses is, or is not, in a set.
+    Address {
+        /// Which of the two.
+        side: Side,
+        /// Of which family; the other family does not match.
+        family: Family,
+        /// The set's name.
+        set: String,
+        /// Whether it must not be in it.
+        negated: bool,
+    },
+    /// The called port is in a set.
+    Port(String),
+}
+
+/// One end of a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Side {
+    /// Who called.
+    Source,
+    /// Who is called.
+    Destination,
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Family {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// To the proxy, on this port.
+    Redirect(u16),
+    /// To where it was meant.
+    Pass,
+}
+
+/// Why a rule is there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// The proxy calls its own workload through the mesh.
+    Itself,
+    /// The proxy's own connections must not come back to it.
+    Bypass,
+    /// What stays in the pod is the pod's own affair.
+    Loopback,
+    /// Ports on which the proxy itself answers others.
+    OwnPort,
+    /// A line of the list, counted from 1.
+    Line(usize),
+    /// No line matches.
+    Default,
+}
+
+// === impl RuleSet ===
+
+impl RuleSet {
+    /// Checks that the settings make sense together.
+    pub fn new(settings: RulesSettings) -> Result<Self, RuleSetError> {
+        let (outbound, inbound) = (settings.outbound_port, settings.inbound_port);
+        if outbound == 0 || inbound == 0 || settings.own_ports.contains(&0) {
+            return Err(RuleSetError("port 0 is no port to redirect to or to leave out".to_owned()));
+        }
+        if outbound == inbound {
+            return Err(RuleSetError(format!(
+                "outboundPort and inboundPort are both {outbound}: the proxy could not tell what the application \
+                 calls from what it is called with; choose two ports"
+            )));
+        }
+        if settings.own_ports.contains(&outbound) || settings.own_ports.contains(&inbound) {
+            return Err(RuleSetError(format!(
+                "ownPorts: connections are redirected to {outbound} and {inbound}, so neither can be a port on \
+                 which the proxy serves metrics"
+            )));
+        }
+        if settings.bypass == Bypass::Mark(0) {
+            return Err(RuleSetError(
+                "bypass: every connection without a mark has mark 0, so all would pass by; choose another"
+                    .to_owned(),
+            ));
+        }
+        let parts: usize = settings.lines.iter().map(|line| line.networks.len() + line.ports.len()).sum();
+        if settings.lines.len() > LINES_MAX || parts > PARTS_MAX {
+            return Err(RuleSetError(format!(
+                "the list has {} lines with {parts} CIDRs and ports; at most {LINES_MAX} and {PARTS_MAX} are \
+                 supported",
+                settings.lines.len()
+            )));
+        }
+        Ok(Self { settings })
+    }
+
+    /// What it was made from.
+    pub fn settings(&self) -> &RulesSettings {
+        &self.settings
+    }
+
+    /// The list's line with this number, counted from 1.
+    pub fn line(&self, number: usize) -> Option<&Line> {
+        number.checked_sub(1).and_then(|index| self.settings.lines.get(index))
+    }
+
+    /// The wanted table.
+    pub fn table(&self) -> Table {
+        let mut sets = vec![
+            Set::addresses("loopback_ipv4", SetKind::Ipv4, &[loopback_ipv4()]),
+            Set::addresses("loopback_ipv6", SetKind::Ipv6, &[IpAddr::V6(Ipv6Addr::LOCALHOST).into()]),
+            self.own_ports(),
+        ];
+        for (index, line) in self.settings.lines.iter().enumerate() {
+            sets.extend(line_sets(index + 1, line));
+        }
+        Table { sets, chains: [self.outbound(), self.inbound()] }
+    }
+
+    /// Only ports on which the proxy listens beyond loopback. On 15000 and 15001 it does not, and an
+    /// application that took such a port on the pod's address must not be reachable past the mesh.
+    fn own_ports(&self) -> Set {
+        let mut ranges: Vec<_> = self.settings.own_ports.iter().map(|port| (*port, *port)).collect();
+        ranges.push((self.settings.inbound_port, self.settings.inbound_port));
+        Set::ports("own_ports", ranges)
+    }
+
+    fn outbound(&self) -> Chain {
+        let bypass = Match::Bypass(self.settings.bypass);
+        let mut rules = Vec::new();
+        // The proxy, calling its own workload as a peer would, binds a loopback address; its other leg,
+        // to the application, does not. This is how the two are told apart without a second mark.
+        for (family, set) in [(Family::Ipv4, "loopback_ipv4"), (Family::Ipv6, "loopback_ipv6")] {
+            let address = |side, negated| Match::Address { side, family, set: set.to_owned(), negated };
+            rules.push(Rule {
+                matches: vec![
+                    Match::Tcp,
+                    Match::Loopback,
+                    bypass.clone(),
+                    address(Side::Source, false),
+                    address(Side::Destination, true),
+                ],
+                verdict: Verdict::Redirect(self.settings.inbound_port),
+                origin: Origin::Itself,
+            });
+        }
+        rules.push(Rule { matches: vec![bypass], verdict: Verdict::Pass, origin: Origin::Bypass });
+        rules.push(Rule {
+            matches: vec![Match::Loopback],
+            verdict: Verdict::Pass,
+            origin: Origin::Loopback,
+        });
+        self.list(Direction::Outbound, self.settings.outbound_port, &mut rules);
+        Chain { direction: Direction::Outbound, rules }
+    }
+
+    fn inbound(&self) -> Chain {
+        let mut rules = vec![
+            Rule { matches: vec![Match::Loopback], verdict: Verdict::Pass, origin: Origin::Loopback },
+            Rule {
+                matches: vec![Match::Tcp, Match::Port("own_ports".to_owned())],
+                verdict: Verdict::Pass,
+                origin: Origin::OwnPort,
+            },
+        ];
+        self.list(Direction::Inbound, self.settings.inbound_port, &mut rules);
+        Chain { direction: Direction::Inbound, rules }
+    }
+
+    /// The kernel takes the first rule that matches, users mean the last line: so they stand in
+    /// reverse, and what no line names comes at the end.
+    fn list(&self, direction: Direction, port: u16, rules: &mut Vec<Rule>) {
+        // Inbound the destination is always this pod, so a line's address can only mean the caller.
+        let side = match direction {
+            Direction::Outbound => Side::Destination,
+            Direction::Inbound => Side::Source,
+        };
+        for (index, line) in self.settings.lines.iter().enumerate().rev() {
+            if !line.applies(direction) {
+                continue;
+            }
+            let number = index + 1;
+            let verdict = match line.effect {
+                Effect::Include => Verdict::Redirect(port),
+                Effect::Exclude => Verdict::Pass,
+            };
+            let families: Vec<Option<SetKind>> = if line.networks.is_empty() {
+                vec![None]
+            } else {
+                let sets = line_sets(number, line);
+                sets.iter().map(|set| set.kind).filter(|kind| *kind != SetKind::Port).map(Some).collect()
+            };
+            for kind in families {
+                let mut matches = vec![Match::Tcp];
+                if let Some(kind) = kind {
+                    let family = if kind == SetKind::Ipv4 { Family::Ipv4 } else { Family::Ipv6 };
+                    matches.push(Match::Address { side, family, set: set_name(number, kind), negated: false });
+                }
+                if !line.ports.is_empty() {
+                    matches.push(Match::Port(set_name(number, SetKind::Port)));
+                }
+                rules.push(Rule { matches, verdict, origin: Origin::Line(number) });
+            }
+        }
+        rules.push(Rule {
+            matches: vec![Match::Tcp],
+            verdict: Verdict::Redirect(port),
+            origin: Origin::Default,
+        });
+    }
+}
+
+// === impl Table ===
+
+impl Table {
+    /// The set of that name.
+    pub fn set(&self, name: &str) -> Option<&Set> {
+        self.sets.iter().find(|set| set.name == name)
+    }
+}
+
+// === impl Set ===
+
+impl Set {
+    fn addresses(name: &str, kind: SetKind, networks: &[IpNet]) -> Self {
+        let ranges = networks.iter().map(|network| (bits(network.network()), bits(network.broadcast())));
+        Self { name: name.to_owned(), kind, ranges: merged(ranges.collect()) }
+    }
+
+    fn ports(name: &str, ranges: Vec<(u16, u16)>) -> Self {
+        let ranges = ranges.into_iter().map(|(first, last)| (first.into(), last.into())).collect();
+        Self { name: name.to_owned(), kind: SetKind::Port, ranges: merged(ranges) }
+    }
+
+    /// Whether a value is in one of the ranges.
+    pub fn holds(&self, value: u128) -> bool {
+        self.ranges.iter().any(|(first, last)| (*first..=*last).contains(&value))
+    }
+}
+
+impl SetKind {
+    /// The highest value.
+    pub const fn last(self) -> u128 {
+        match self {
+            Self::Ipv4 => u32::MAX as u128,
+            Self::Ipv6 => u128::MAX,
+            Self::Port => u16::MAX as u128,
+        }
+    }
+}
+
+// === impl Origin ===
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Itself => f.write_str("the proxy calls its own workload"),
+            Self::Bypass => f.write_str("the proxy's own connections"),
+            Self::Loopback => f.write_str("within this pod"),
+            Self::OwnPort => f.write_str("the proxy's own ports"),
+            Self::Line(number) => write!(f, "line {number}"),
+            Self::Default => f.write_str("no line matches"),
+        }
+    }
+}
+
+/// An address as a number.
+pub(super) fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u32::from(address).into(),
+        IpAddr::V6(address) => address.into(),
+    }
+}
+
+fn loopback_ipv4() -> IpNet {
+    IpNet::new(Ipv4Addr::new(127, 0, 0, 0).into(), 8).expect("8 must be a prefix length of IPv4")
+}
+
+fn set_name(number: usize, kind: SetKind) -> String {
+    let suffix = match kind {
+        SetKind::Ipv4 => "ipv4",
+        SetKind::Ipv6 => "ipv6",
+        SetKind::Port => "ports",
+    };
+    format!("line{number}_{suffix}")
+}
+
+fn line_sets(number: usize, line: &Line) -> Vec<Set> {
+    let mut sets = Vec::new();
+    for (kind, ipv4) in [(SetKind::Ipv4, true), (SetKind::Ipv6, false)] {
+        let networks: Vec<_> =
+            line.networks.iter().filter(|network| network.network().is_ipv4() == ipv4).copied().collect();
+        if !networks.is_empty() {
+            sets.push(Set::addresses(&set_name(number, kind), kind, &networks));
+        }
+    }
+    if !line.ports.is_empty() {
+        let ranges = line.ports.iter().map(|range| (*range.start(), *range.end())).collect();
+        sets.push(Set::ports(&set_name(number, SetKind::Port), ranges));
+    }
+    sets
+}
+
+/// The kernel refuses ranges that overlap, and reads two that touch as one.
+pub(super) fn merged(mut ranges: Vec<(u128, u128)>) -> Vec<(u128, u128)> {
+    ranges.sort_unstable();
+    let mut merged: Vec<(u128, u128)> = Vec::with_capacity(ranges.len());
+    for (first, last) in ranges {
+        match merged.last_mut() {
+            Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
+            _ => merged.push((first, last)),
+        }
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule_set(lines: &[&str]) -> RuleSet {
+        let lines = lines.iter().map(|line| line.parse().unwrap()).collect();
+        RuleSet::new(RulesSettings { lines, ..RulesSettings::default() }).unwrap()
+    }
+
+    #[test]
+    fn lines_stand_in_reverse_before_the_default() {
+        let table = rule_set(&["exclude 10.0.0.0/8,fd00::/8", "include inbound port 80"]).table();
+        let origins = |chain: &Chain| chain.rules.iter().map(|rule| rule.origin).collect::<Vec<_>>();
+        use Origin::{Bypass, Default, Itself, Line, Loopback, OwnPort};
+        assert_eq!(
+            origins(&table.chains[0]),
+            [Itself, Itself, Bypass, Loopback, Line(1), Line(1), Default]
+        );
+        assert_eq!(origins(&table.chains[1]), [Loopback, OwnPort, Line(2), Line(1), Line(1), Default]);
+        assert_eq!(
+            table.sets.iter().map(|set| set.name.as_str()).collect::<Vec<_>>(),
+            ["loopback_ipv4", "loopback_ipv6", "own_ports", "line1_ipv4", "line1_ipv6", "line2_ports"]
+        );
+    }
+
+    #[test]
+    fn ranges_that_overlap_or_touch_are_one() {
+        assert_eq!(merged(vec![(5, 6), (1, 2), (3, 3), (6, 9), (20, 30), (22, 23)]), [(1, 3), (5, 9), (20, 30)]);
+        assert_eq!(merged(vec![(0, u128::MAX), (7, 8)]), [(0, u128::MAX)]);
+    }
+
+    #[test]
+    fn settings_under_which_the_proxy_would_call_itself_are_refused() {
+        let refused = |settings| RuleSet::new(settings).unwrap_err().to_string();
+        let settings = RulesSettings::default;
+        assert!(refused(RulesSettings { inbound_port: 15001, ..settings() }).contains("both 15001"));
+        assert!(refused(RulesSettings { inbound_port: 0, ..settings() }).contains("port 0"));
+        assert!(refused(RulesSettings { own_ports: vec![15006], ..settings() }).contains("ownPorts"));
+        assert!(refused(RulesSettings { bypass: Bypass::Mark(0), ..settings() }).contains("mark 0"));
+        let line: Line = "exclude port 1".parse().unwrap();
+        let lines = vec![line; LINES_MAX + 1];
+        assert!(refused(RulesSettings { lines, ..settings() }).contains("at most 128"));
+    }
+}
