@@ -7,7 +7,7 @@
 
 use crate::h1::{self, Delivered, Recycle, SendError};
 use crate::h2;
-use crate::http::{Limits, Request, Response};
+use crate::http::{Known, Limits, Request, Response};
 use crate::metrics::Direction;
 use crate::stream::Stream;
 use crate::tls::{Connector, MeshAlpn};
@@ -38,6 +38,10 @@ const H2_IN_FLIGHT_MIN: usize = 4;
 
 /// HTTP/2 connections to one place from one worker.
 const H2_CONNECTIONS_MAX: usize = 8;
+
+/// How long a peer that asked its clients to go is left alone while there are others. As long as a
+/// drain needs to see that nothing comes any more; its removal by the control API comes within that.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// Which wire a request must or may take.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -75,6 +79,8 @@ pub struct Pool {
     connected: Notify,
     in_flight: Cell<usize>,
     limits: Rc<Limits>,
+    /// The peer's proxy drains: until then others are the better choice.
+    leaving_until: Cell<Option<Instant>>,
 }
 
 /// A request in flight: lowers the count when dropped.
@@ -101,6 +107,7 @@ impl Pool {
             connected: Notify::new(),
             in_flight: Cell::new(0),
             limits: Rc::default(),
+            leaving_until: Cell::new(None),
         })
     }
 
@@ -112,6 +119,18 @@ impl Pool {
     /// Requests in flight.
     pub fn in_flight(&self) -> usize {
         self.in_flight.get()
+    }
+
+    /// Whether the peer asked its clients, lately, to go elsewhere.
+    pub fn is_leaving(&self, now: Instant) -> bool {
+        self.leaving_until.get().is_some_and(|until| now < until)
+    }
+
+    /// The peer said so: by `Connection: close`, or by GOAWAY. Idle connections are closed from this
+    /// side, so that none is closed by the peer while a request is on its way.
+    fn left(&self) {
+        self.leaving_until.set(Some(Instant::now() + LEAVING));
+        self.idle.borrow_mut().clear();
     }
 
     /// Counts a request as in flight until the guard is dropped.
@@ -150,8 +169,10 @@ impl Pool {
         // request left it costs nothing but a look at the next.
         while let Some(connection) = self.take_idle() {
             match connection.send(request, Some(self.clone() as Rc<dyn Recycle>)).await {
+                // Said by the peer, not by the connection: another connection would hear the same.
+                Err(error) if error.reason != Reason::ConnectionReset => return Err(error),
                 Err(SendError { delivered: Delivered::No, request: Some(back), .. }) => request = *back,
-                other => return other,
+                other => return self.heard(other),
             }
         }
         let stream = match self.connect(worker, MeshAlpn::Http1).await {
@@ -162,7 +183,17 @@ impl Pool {
         if matches!(self.dial, Dial::Mesh { .. }) {
             connection = connection.to_mesh();
         }
-        connection.send(request, Some(self.clone() as Rc<dyn Recycle>)).await
+        let sent = connection.send(request, Some(self.clone() as Rc<dyn Recycle>)).await;
+        self.heard(sent)
+    }
+
+    fn heard(&self, sent: Result<Response, SendError>) -> Result<Response, SendError> {
+        if let (Ok(response), Dial::Mesh { .. }) = (&sent, &self.dial)
+            && response.head.headers().has_element(Known::Connection, "close")
+        {
+            self.left();
+        }
+        sent
     }
 
     fn take_idle(&self) -> Option<h1::ClientConnection> {
@@ -204,7 +235,11 @@ impl Pool {
         loop {
             let full = {
                 let mut shared = self.shared.borrow_mut();
+                let held = shared.len();
                 shared.retain(h2::ClientConnection::is_open);
+                if shared.len() < held && matches!(self.dial, Dial::Mesh { .. }) {
+                    self.leaving_until.set(Some(Instant::now() + LEAVING));
+                }
                 if let Some(connection) = shared.iter().find(|connection| connection.has_room()) {
                     return Ok(connection.clone());
                 }

@@ -192,7 +192,7 @@ impl Replica {
     }
 
     fn is_available(&self, now: Instant) -> bool {
-        self.ejected_until.get().is_none_or(|until| until <= now)
+        self.ejected_until.get().is_none_or(|until| until <= now) && !self.pool.is_leaving(now)
     }
 
     /// It answered.
