@@ -2,6 +2,7 @@
 //! it, with the directory it worked in, when the bench is interrupted. Nothing is ever looked up by name.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::Write as _,
     net::{IpAddr, SocketAddr, TcpListener},
@@ -69,8 +70,17 @@ pub(crate) fn end_on_interruption() -> Result<()> {
 
 /// A port of `address` that was free a moment ago.
 pub(crate) fn free_port(address: IpAddr) -> Result<SocketAddr> {
-    let listener = TcpListener::bind((address, 0)).with_context(|| format!("cannot bind {address}"))?;
-    Ok(listener.local_addr()?)
+    // The kernel may offer a port again as soon as it is released, before its user has bound it.
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    for _ in 0..1000 {
+        let listener = TcpListener::bind((address, 0)).with_context(|| format!("cannot bind {address}"))?;
+        let port = listener.local_addr()?;
+        if given.insert(port.port()) {
+            return Ok(port);
+        }
+    }
+    bail!("no port of {address} is free")
 }
 
 /// Polls until `done`, at a millisecond's distance: fine enough for the start times that are measured with it.

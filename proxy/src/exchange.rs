@@ -5,7 +5,8 @@
 //! place among the requests in flight) is released at the same moment.
 
 use crate::access_log::Entry;
-use crate::http::{Body, BodyError, Frame, Headers, Known, LocalBody, RequestHead, Response};
+use crate::http::{Body, BodyError, Frame, Headers, Known, LocalBody, RequestHead, Response, Revocable};
+use crate::inbound::revoke::Live;
 use crate::metrics::{Ends, Outcome};
 use crate::pool::InFlight;
 use crate::worker::Worker;
@@ -45,6 +46,8 @@ pub struct Record {
     pub request_bytes: RequestBytes,
     /// Releases the endpoint's count.
     pub in_flight: Option<InFlight>,
+    /// Says when the answer must end although it would go on.
+    pub live: Option<Rc<Live>>,
 }
 
 /// Bytes of a request's body.
@@ -56,6 +59,7 @@ pub enum RequestBytes {
 }
 
 /// What the access log says of a request: one short text, since most are never asked for.
+#[derive(Default)]
 pub struct Logged {
     text: String,
     method: usize,
@@ -201,6 +205,14 @@ impl Observed {
 
 impl LocalBody for Observed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        if let Some(live) = self.record.as_ref().and_then(|record| record.live.as_ref())
+            && live.poll_revoked(cx).is_ready()
+        {
+            let reason = live.reason().unwrap_or(Reason::AuthorizationDenied);
+            self.body = Body::Empty;
+            self.tell(Some(reason));
+            return Poll::Ready(Some(Err(BodyError::new(reason))));
+        }
         let frame = self.body.poll_frame(cx);
         match &frame {
             Poll::Pending => {}

@@ -5,7 +5,9 @@
 //! where the port's mode is STRICT. A connection that names another workload is refused as
 //! undelivered, so that the client tries where it meant to go.
 
+pub mod connection;
 pub mod http;
+pub mod revoke;
 pub mod tcp;
 
 use crate::detect::{self, Spoken};
@@ -16,18 +18,14 @@ use crate::listener::ConnectionDrain;
 use crate::metrics::Direction;
 use crate::pool::{Dial, Pool};
 use crate::stream::Stream;
-use crate::tls::{MeshAlpn, Peer};
+use crate::tls::MeshAlpn;
 use crate::worker::Worker;
-use http::{Admission, Inbound};
+use connection::{Connection, Mesh};
+use http::Inbound;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
-use weft_model::authentication::TlsMode;
-use weft_model::reason::Reason;
-use weft_model::sni::MeshServerName;
-use weft_model::workload::Workload;
 
 /// How long a client may take over its TLS handshake.
 pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,38 +82,24 @@ async fn serve_mesh(
         }
     };
     worker.connections.handshake(DIRECTION, accepted.alpn.as_str(), accepted.resumed);
-    let policy = worker.policy.current();
-    let admission = match &policy.own.workload {
-        None => Admission::Refused(Reason::ConfigurationMissing),
-        Some(own) if !is_own(&accepted.server_name, own, local.port()) => {
-            Admission::Refused(Reason::WorkloadMismatch)
-        }
-        Some(_) if policy.own.tls.of_port(local.port()) == TlsMode::Disable => {
-            Admission::Refused(Reason::WorkloadMismatch)
-        }
-        Some(_) => Admission::Admitted,
-    };
-    drop(policy);
     let drain = worker.shared.drain.clone();
-    let server_name = Some(accepted.server_name);
-    let inbound = Rc::new(Inbound::new(
-        worker.clone(),
-        application,
-        client,
-        local,
-        Some(accepted.peer),
-        server_name,
-        admission,
-    ));
+    let mesh = Mesh {
+        peer: accepted.peer,
+        sni: accepted.server_name.to_string(),
+        server_name: accepted.server_name,
+    };
+    let connection = Rc::new(Connection::new(worker, application, client, local, Some(mesh)));
     match accepted.alpn {
         MeshAlpn::H2 => {
+            let inbound = Rc::new(Inbound::new(connection));
             h2::serve(accepted.stream, inbound, &h2::Settings::mesh(), &drain).await;
         }
         MeshAlpn::Http1 => {
-            let _ = h1::serve(accepted.stream, &*inbound, &Limits::default(), &ConnectionDrain::new(&drain))
-                .await;
+            let inbound = Inbound::new(connection);
+            let drain = ConnectionDrain::new(&drain);
+            let _ = h1::serve(accepted.stream, &inbound, &Limits::default(), &drain).await;
         }
-        MeshAlpn::Tcp => tcp::carry(&worker, &inbound, accepted.stream).await,
+        MeshAlpn::Tcp => tcp::carry(connection, accepted.stream).await,
     }
 }
 
@@ -127,31 +111,15 @@ async fn serve_plaintext(
     local: SocketAddr,
     spoken: Spoken,
 ) {
-    let policy = worker.policy.current();
-    let admission = match (&policy.own.workload, policy.own.tls.of_port(local.port())) {
-        (None, _) => Admission::Refused(Reason::ConfigurationMissing),
-        (Some(_), TlsMode::Strict) => Admission::Refused(Reason::TlsRequired),
-        (Some(_), TlsMode::Permissive | TlsMode::Disable) => Admission::Admitted,
-    };
-    drop(policy);
-    worker.connections.plaintext(if admission == Admission::Admitted { "admitted" } else { "refused" });
     let drain = worker.shared.drain.clone();
-    let inbound =
-        Rc::new(Inbound::new(worker, application, client, local, None::<Arc<Peer>>, None, admission));
+    let connection = Rc::new(Connection::new(worker.clone(), application, client, local, None));
+    let admitted = connection.admit(&worker.policy.current()).is_ok();
+    worker.connections.plaintext(if admitted { "admitted" } else { "refused" });
+    let inbound = Rc::new(Inbound::new(connection));
     if spoken == Spoken::Http2 {
         h2::serve(Stream::Tcp(stream), inbound, &h2::Settings::server(), &drain).await;
     } else {
-        let _ = h1::serve(Stream::Tcp(stream), &*inbound, &Limits::default(), &ConnectionDrain::new(&drain))
-            .await;
-    }
-}
-
-/// Whether a connection with this server name is meant for this workload's port.
-pub(crate) fn is_own(name: &MeshServerName, own: &Workload, port: u16) -> bool {
-    match name {
-        MeshServerName::Workload { port: named, uid } => *uid == own.uid && *named == port,
-        MeshServerName::Service { port: named, service } => own.port(port).is_some_and(|held| {
-            held.services.iter().any(|(held, number)| held == service && number == named)
-        }),
+        let drain = ConnectionDrain::new(&drain);
+        let _ = h1::serve(Stream::Tcp(stream), &*inbound, &Limits::default(), &drain).await;
     }
 }

@@ -4,6 +4,7 @@
 //! never locked and never shared; what is shared (policy, TLS, limits) comes in through [`Shared`].
 
 use crate::access_log::AccessLog;
+use crate::inbound::revoke::LiveSet;
 use crate::inbound::{self, Application};
 use crate::listener;
 use crate::metrics::{ConnectionMetrics, Direction, RequestMetrics};
@@ -49,6 +50,8 @@ pub struct Worker {
     pub connections: ConnectionMetrics,
     /// Requests, written down.
     pub access_log: AccessLog,
+    /// What is open and was admitted.
+    pub live: LiveSet,
     /// For choices that need not be secret.
     pub random: RefCell<Random>,
 }
@@ -61,6 +64,7 @@ pub async fn run(index: WorkerIndex, shared: Arc<Shared>, listeners: Listeners) 
         metrics: RequestMetrics::new(&shared.families),
         connections: ConnectionMetrics::new(&shared.families),
         access_log: shared.access_log.clone(),
+        live: LiveSet::default(),
         random: RefCell::new(Random::new()),
         shared,
     });
@@ -96,6 +100,8 @@ pub async fn run(index: WorkerIndex, shared: Arc<Shared>, listeners: Listeners) 
             sweeper.destinations.sweep(&sweeper.policy.current());
         }
     });
+    let follower = worker.clone();
+    let follow = spawn_local("revocation", async move { follower.live.follow(&follower.policy).await });
     for task in accepting {
         if let Err(error) = task.await {
             tracing::error!(%error, "a listener ended early");
@@ -104,6 +110,7 @@ pub async fn run(index: WorkerIndex, shared: Arc<Shared>, listeners: Listeners) 
     // Connections hold their own watch of the drain; the runtime outlives this until they are done.
     drain.forced().await;
     sweep.abort();
+    follow.abort();
 }
 
 fn accept<F, Fut>(

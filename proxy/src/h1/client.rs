@@ -275,7 +275,7 @@ impl Connection {
                 return Err(SendError::new(Reason::ResponseMalformed, Delivered::Maybe, None));
             }
             let buffered = self.input.take_all();
-            let tunnel = Tunnel { stream: self.stream, buffered };
+            let tunnel = Tunnel { stream: self.stream, buffered, revocable: None };
             return Ok(Response::new(head, Body::Tunnel(Box::new(tunnel))));
         }
         if self.mesh && head.headers().contains(Known::XWeftUndelivered) {

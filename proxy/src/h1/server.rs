@@ -12,7 +12,7 @@ use super::upgrade;
 use super::wire::{RequestBody, Wire};
 use super::{Incoming, parse};
 use crate::http::{
-    Body, BodyError, Known, Limits, Method, Request, RequestHead, Response, StatusCode, Version,
+    Body, BodyError, Known, Limits, Method, Request, RequestHead, Response, StatusCode, Tunnel, Version,
 };
 use crate::stream::Stream;
 use bytes::Bytes;
@@ -171,9 +171,20 @@ pub async fn serve<H: Handler, D: Drain>(
             Written::Upgraded(mut tunnel) => {
                 drop(responder);
                 let (mut stream, first) = take(wire)?;
-                upgrade::copy(&mut stream, first, &mut tunnel.stream, tunnel.buffered, limits.idle_timeout)
-                    .await
-                    .map_err(ConnectionError::Tunnel)?;
+                let Tunnel { stream: other, buffered, revocable } = &mut *tunnel;
+                let buffered = std::mem::take(buffered);
+                let copied = upgrade::copy(&mut stream, first, other, buffered, limits.idle_timeout);
+                let revoked = poll_fn(|cx| match revocable {
+                    Some(revocable) => revocable.poll_revoked(cx),
+                    None => Poll::Pending,
+                });
+                tokio::select! {
+                    biased;
+                    () = revoked => {}
+                    copied = copied => {
+                        copied.map_err(ConnectionError::Tunnel)?;
+                    }
+                }
                 return Ok(Outcome::Closed);
             }
         }

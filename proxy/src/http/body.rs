@@ -11,6 +11,7 @@ use crate::stream::Stream;
 use bytes::{Bytes, BytesMut};
 use std::fmt;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use weft_model::reason::Reason;
 
@@ -38,6 +39,14 @@ pub struct Tunnel {
     pub stream: Stream,
     /// What was already read of it.
     pub buffered: Bytes,
+    /// Says when it must end although both sides would go on.
+    pub revocable: Option<Rc<dyn Revocable>>,
+}
+
+/// Something that was let through and may have to end.
+pub trait Revocable {
+    /// Ready when it must end.
+    fn poll_revoked(&self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
 /// One piece of a body.

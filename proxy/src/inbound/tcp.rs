@@ -3,41 +3,52 @@
 //! There is no HTTP to look at, so an HTTP field of a rule never admits (see the model). What is
 //! denied is closed before the application sees a connection.
 
-use super::http::{Inbound, Judged};
+use super::connection::Connection;
+use super::revoke::Live;
 use crate::h1;
 use crate::outbound::tcp::DEFAULT_HALF_CLOSED_MAX;
 use crate::stream::Stream;
-use crate::worker::Worker;
 use bytes::Bytes;
 use std::rc::Rc;
 
-/// Carries a connection to the application until both sides have ended, if it may.
-pub async fn carry(worker: &Rc<Worker>, inbound: &Inbound, mut client: Stream) {
-    if let Judged::Denied { reason, detail } = inbound.judge_connection() {
-        worker.metrics.answered(super::DIRECTION, reason);
+/// Carries a connection to the application until both sides have ended, if it may, and for as long as
+/// it may.
+pub async fn carry(connection: Rc<Connection>, mut client: Stream) {
+    let worker = connection.worker().clone();
+    let judged = connection.judge_opaque(&worker.policy.current());
+    if let Err(denied) = judged {
+        worker.metrics.answered(super::DIRECTION, denied.reason);
         tracing::info!(
-            client = %inbound.client(),
-            source = inbound.source(),
-            reason = reason.label(),
-            detail,
+            client = %connection.client(),
+            source = connection.source(),
+            reason = denied.reason.label(),
+            detail = denied.detail.as_deref().unwrap_or_default(),
             "opaque connection refused"
         );
         return;
     }
-    let pool = inbound.application();
-    let mut server = match pool.connect_opaque(worker).await {
+    let application = connection.application().clone();
+    // From here on a change of the policy finds it.
+    let live = Live::new(connection.clone(), None, Some(application.begin()));
+    let mut server = match application.connect_opaque(&worker).await {
         Ok(server) => server,
         Err(reason) => {
             worker.metrics.answered(super::DIRECTION, reason);
-            tracing::info!(application = %pool.address(), reason = reason.label(), "application unreachable");
+            tracing::info!(application = %application.address(), reason = reason.label(), "application unreachable");
             return;
         }
     };
-    let ends = inbound.ends();
-    let cells = worker.metrics.tcp_cells(&ends);
+    let cells = worker.metrics.tcp_cells(&connection.ends());
     let _open = cells.opened();
     let copied = h1::copy(&mut client, Bytes::new(), &mut server, Bytes::new(), DEFAULT_HALF_CLOSED_MAX);
-    if let Some(Ok((received, sent))) = worker.shared.drain.until_forced(copied).await {
+    let copied = async {
+        tokio::select! {
+            biased;
+            () = live.ended() => None,
+            copied = copied => Some(copied),
+        }
+    };
+    if let Some(Some(Ok((received, sent)))) = worker.shared.drain.until_forced(copied).await {
         cells.carried(received, sent);
     }
 }

@@ -231,6 +231,7 @@ impl Outbound {
             logged,
             request_bytes: RequestBytes::Exact(0),
             in_flight: None,
+            live: None,
         }
     }
 

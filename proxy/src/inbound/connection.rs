@@ -1,0 +1,269 @@
+//! One connection to the workload, and the judgement of what comes over it.
+//!
+//! Everything is asked of the policy of the moment: what the connection is for, how it came (mutual
+//! TLS or plaintext), and who may do what. Nothing of an earlier judgement is kept.
+
+use super::Application;
+use crate::http::{Known, RequestHead};
+use crate::metrics::{Ends, ServiceLabels};
+use crate::policy::Policy;
+use crate::pool::Pool;
+use crate::tls::Peer;
+use crate::worker::Worker;
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use weft_model::authentication::TlsMode;
+use weft_model::authorization::{Authorization, Decider, Facts, Verdict};
+use weft_model::reason::Reason;
+use weft_model::request::{ConnectionFacts, HttpFacts};
+use weft_model::sni::MeshServerName;
+use weft_model::workload::{Description, Workload};
+
+/// One connection to the workload.
+pub struct Connection {
+    worker: Rc<Worker>,
+    application: Rc<Application>,
+    client: SocketAddr,
+    /// As the mesh advertises it.
+    local: SocketAddr,
+    mesh: Option<Mesh>,
+    /// What requests are counted under, for that version of the policy.
+    ends: RefCell<Option<(u64, Rc<Ends>)>>,
+}
+
+/// What mutual TLS proved.
+pub struct Mesh {
+    /// The client.
+    pub peer: Arc<Peer>,
+    /// What it means.
+    pub server_name: MeshServerName,
+    /// The same as it came.
+    pub sni: String,
+}
+
+/// Why something is not let through.
+#[derive(Debug)]
+pub struct Denied {
+    /// Why.
+    pub reason: Reason,
+    /// More of the why, for the log.
+    pub detail: Option<String>,
+    /// Nothing of it reached the application, and another endpoint may take it.
+    pub undelivered: bool,
+}
+
+impl Denied {
+    fn new(reason: Reason, detail: Option<String>, undelivered: bool) -> Self {
+        Self { reason, detail, undelivered }
+    }
+}
+
+impl Connection {
+    /// A connection that was accepted. `mesh`: `None` for plaintext.
+    pub fn new(
+        worker: Rc<Worker>,
+        application: Rc<Application>,
+        client: SocketAddr,
+        local: SocketAddr,
+        mesh: Option<Mesh>,
+    ) -> Self {
+        Self { worker, application, client, local, mesh, ends: RefCell::default() }
+    }
+
+    /// Whose it is.
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    /// The client's address.
+    pub fn client(&self) -> SocketAddr {
+        self.client
+    }
+
+    /// The address that was dialled, as the mesh advertises it.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The client's proven identity; empty without one.
+    pub fn source(&self) -> &str {
+        self.peer().map_or("", |peer| peer.identity.as_str())
+    }
+
+    /// The client, if it proved who it is.
+    pub fn peer(&self) -> Option<&Arc<Peer>> {
+        self.mesh.as_ref().map(|mesh| &mesh.peer)
+    }
+
+    /// Connections to the application.
+    pub fn application(&self) -> &Rc<Pool> {
+        self.application.pool()
+    }
+
+    /// What holds whatever is asked for: that the connection is for this workload and came as the port
+    /// accepts it, and that this proxy knows enough to judge.
+    pub fn admit(&self, policy: &Policy) -> Result<(), Denied> {
+        let Some(own) = &policy.own.workload else {
+            return Err(Denied::new(Reason::ConfigurationMissing, None, true));
+        };
+        match (&self.mesh, policy.own.tls.of_port(self.local.port())) {
+            // Refused for good: trying elsewhere would be refused too.
+            (None, TlsMode::Strict) => return Err(Denied::new(Reason::TlsRequired, None, false)),
+            (None, TlsMode::Permissive | TlsMode::Disable) => {}
+            (Some(_), TlsMode::Disable) => return Err(Denied::new(Reason::WorkloadMismatch, None, true)),
+            (Some(mesh), _) if !is_own(&mesh.server_name, own, self.local.port()) => {
+                return Err(Denied::new(Reason::WorkloadMismatch, None, true));
+            }
+            (Some(_), _) => {}
+        }
+        if policy.too_old {
+            return Err(Denied::new(Reason::PolicyTooOld, None, false));
+        }
+        if let Some(name) = own.request_authentications.first() {
+            let detail = Some(format!("{name} is not understood"));
+            return Err(Denied::new(Reason::AuthorizationUnresolved, detail, false));
+        }
+        Ok(())
+    }
+
+    /// Judges a request. Its path must be canonical where a path rule applies.
+    pub fn judge_request(&self, head: &RequestHead, policy: &Policy) -> Result<(), Denied> {
+        self.admit(policy)?;
+        self.authorize(
+            policy,
+            Some(HttpFacts {
+                method: head.method.as_str(),
+                authority: head.authority(),
+                path: head.path(),
+                query: head.query(),
+                headers: head.headers(),
+                remote_address: remote_address(head, self.client.ip(), policy.config.trusted_proxies),
+            }),
+        )
+    }
+
+    /// Judges the connection as opaque bytes.
+    pub fn judge_opaque(&self, policy: &Policy) -> Result<(), Denied> {
+        self.admit(policy)?;
+        self.authorize(policy, None)
+    }
+
+    fn authorize(&self, policy: &Policy, http: Option<HttpFacts<'_>>) -> Result<(), Denied> {
+        let connection = ConnectionFacts {
+            source: self.peer().map(|peer| &peer.identity),
+            source_address: self.client.ip(),
+            destination: self.local,
+            sni: self.mesh.as_ref().map(|mesh| mesh.sni.as_str()),
+        };
+        let metrics = &self.worker.metrics;
+        let denied = |detail| Err(Denied::new(Reason::AuthorizationDenied, Some(detail), false));
+        match policy.own.authorization.decide(&Facts { connection, http }) {
+            Verdict::Allowed(None) => Ok(()),
+            Verdict::Allowed(Some(decider)) => {
+                let Decider { policy: by, rule } = decider;
+                metrics.decided(policy.version, "allow", address(by), rule, || name(by));
+                Ok(())
+            }
+            Verdict::Denied(decider) => {
+                let Decider { policy: by, rule } = decider;
+                metrics.decided(policy.version, "deny", address(by), rule, || name(by));
+                denied(describe(&decider))
+            }
+            Verdict::NotAllowed => {
+                metrics.decided(policy.version, "deny", 0, 0, || "none matches".to_owned());
+                denied("no ALLOW policy matches".to_owned())
+            }
+            Verdict::Unresolved(missing) => {
+                metrics.decided(policy.version, "deny", 0, 1, || "unresolved".to_owned());
+                let detail = Some(format!("{missing} is not held"));
+                Err(Denied::new(Reason::AuthorizationUnresolved, detail, false))
+            }
+        }
+    }
+
+    /// What requests are counted under.
+    pub fn ends(&self) -> Rc<Ends> {
+        let version = self.worker.policy.version();
+        if let Some((held, ends)) = &*self.ends.borrow()
+            && *held == version
+        {
+            return ends.clone();
+        }
+        let own = self.worker.policy.current().own.clone();
+        let source = self.peer().map_or_else(Arc::<Description>::default, |peer| peer.description.clone());
+        let ends = Rc::new(Ends {
+            direction: super::DIRECTION,
+            source,
+            source_identity: self.peer().map(|peer| Arc::new(peer.identity.clone())),
+            destination: own.description.clone(),
+            destination_identity: own.workload.as_ref().map(|workload| Arc::new(workload.identity())),
+            service: Arc::new(self.service_labels(own.workload.as_deref())),
+            mutual_tls: self.mesh.is_some(),
+            cells: RefCell::default(),
+        });
+        *self.ends.borrow_mut() = Some((version, ends.clone()));
+        ends
+    }
+
+    // Only a name that is this workload's becomes a label.
+    fn service_labels(&self, own: Option<&Workload>) -> ServiceLabels {
+        let Some(own) = own else { return ServiceLabels::default() };
+        let port = self.local.port();
+        let named = match self.mesh.as_ref().map(|mesh| &mesh.server_name) {
+            Some(name @ MeshServerName::Service { service, .. }) if is_own(name, own, port) => Some(service),
+            _ => own.port(port).and_then(|port| port.services.first()).map(|(service, _)| service),
+        };
+        named.map_or_else(ServiceLabels::default, |service| ServiceLabels {
+            host: format!("{}.{}.svc.cluster.local", service.name, service.namespace).into(),
+            name: service.name.as_str().into(),
+            namespace: service.namespace.as_str().into(),
+        })
+    }
+}
+
+/// Whether a connection with this server name is meant for this workload's port.
+fn is_own(name: &MeshServerName, own: &Workload, port: u16) -> bool {
+    match name {
+        MeshServerName::Workload { port: named, uid } => *uid == own.uid && *named == port,
+        MeshServerName::Service { port: named, service } => own.port(port).is_some_and(|held| {
+            held.services.iter().any(|(held, number)| held == service && number == named)
+        }),
+    }
+}
+
+/// The original client: with N trusted proxies in front, the N-th address of `x-forwarded-for`
+/// counted from the right; what is not there or no address is nobody's claim.
+fn remote_address(head: &RequestHead, client: IpAddr, trusted: u32) -> IpAddr {
+    if trusted == 0 {
+        return client;
+    }
+    let forwarded: Vec<&[u8]> = head
+        .headers()
+        .get_all(Known::XForwardedFor)
+        .flat_map(|value| value.split(|byte| *byte == b','))
+        .collect();
+    forwarded
+        .len()
+        .checked_sub(trusted as usize)
+        .and_then(|index| forwarded.get(index))
+        .and_then(|text| std::str::from_utf8(text).ok())
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(client)
+}
+
+fn address(policy: &Authorization) -> usize {
+    std::ptr::from_ref(policy).addr()
+}
+
+fn name(policy: &Authorization) -> String {
+    format!("{}/{}", policy.namespace, policy.name)
+}
+
+fn describe(decider: &Decider<'_>) -> String {
+    let Decider { policy, rule } = decider;
+    let place = policy.rules.get(*rule).map(|rule| &rule.provenance).filter(|place| place.line > 0);
+    let place = place.unwrap_or(&policy.provenance);
+    format!("{}/{} rule {rule} ({}:{})", policy.namespace, policy.name, place.file, place.line)
+}

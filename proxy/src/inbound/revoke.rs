@@ -1,0 +1,146 @@
+//! What is open when the policy changes is judged again: exactly what is now denied is closed.
+//!
+//! Requests are judged when they come, by the policy of that moment. What outlives its judgement (a
+//! streamed answer, an upgraded or an opaque connection) is kept here as [`Live`], with the facts it
+//! was judged by; the worker judges all of them again when what binds the workload changes.
+
+use super::connection::Connection;
+use crate::http::Revocable;
+use crate::policy::Policy;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+use weft_model::reason::Reason;
+
+/// Something open that was admitted.
+pub struct Live {
+    connection: Rc<Connection>,
+    /// The request; `None` for an opaque connection.
+    request: Option<Request>,
+    revoked: Cell<Option<Reason>>,
+    waker: Cell<Option<Waker>>,
+    /// Released with it.
+    _held: Option<crate::pool::InFlight>,
+}
+
+/// What a request was judged by.
+pub struct Request {
+    /// Its head: the very fields that rules looked at.
+    pub head: crate::http::RequestHead,
+}
+
+/// Everything open on a worker.
+#[derive(Default)]
+pub struct LiveSet {
+    members: RefCell<Vec<Weak<Live>>>,
+    /// Looked through for what is gone when it has grown so far.
+    prune_at: Cell<usize>,
+}
+
+// === impl Live ===
+
+impl Live {
+    /// Notes something open.
+    pub fn new(
+        connection: Rc<Connection>,
+        request: Option<Request>,
+        held: Option<crate::pool::InFlight>,
+    ) -> Rc<Self> {
+        let live = Rc::new(Self {
+            connection,
+            request,
+            revoked: Cell::new(None),
+            waker: Cell::new(None),
+            _held: held,
+        });
+        live.connection.worker().live.add(&live);
+        live
+    }
+
+    /// Why it must end, if it must.
+    pub fn reason(&self) -> Option<Reason> {
+        self.revoked.get()
+    }
+
+    /// Resolves when it must end.
+    pub async fn ended(&self) {
+        poll_fn(|cx| self.poll_revoked(cx)).await;
+    }
+
+    fn judge(&self, policy: &Policy) {
+        let denied = match &self.request {
+            Some(request) => self.connection.judge_request(&request.head, policy).err(),
+            None => self.connection.judge_opaque(policy).err(),
+        };
+        let Some(denied) = denied else { return };
+        if self.revoked.replace(Some(denied.reason)).is_some() {
+            return;
+        }
+        self.connection.worker().metrics.answered(super::DIRECTION, denied.reason);
+        tracing::info!(
+            client = %self.connection.client(),
+            source = self.connection.source(),
+            reason = denied.reason.label(),
+            detail = denied.detail.as_deref().unwrap_or_default(),
+            "closed: the policy that holds now denies it"
+        );
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Revocable for Live {
+    fn poll_revoked(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.revoked.get().is_some() {
+            return Poll::Ready(());
+        }
+        match self.waker.take() {
+            Some(held) if held.will_wake(cx.waker()) => self.waker.set(Some(held)),
+            _ => self.waker.set(Some(cx.waker().clone())),
+        }
+        Poll::Pending
+    }
+}
+
+// === impl LiveSet ===
+
+impl LiveSet {
+    fn add(&self, live: &Rc<Live>) {
+        let mut members = self.members.borrow_mut();
+        if members.len() >= self.prune_at.get() {
+            members.retain(|member| member.strong_count() > 0);
+            self.prune_at.set(members.len() * 2 + 64);
+        }
+        members.push(Rc::downgrade(live));
+    }
+
+    /// Judges everything that is open by this policy.
+    pub fn judge(&self, policy: &Policy) {
+        // Taken out: closing one must not meet the list borrowed.
+        let members = std::mem::take(&mut *self.members.borrow_mut());
+        for live in members.iter().filter_map(Weak::upgrade) {
+            live.judge(policy);
+        }
+        let mut new = self.members.borrow_mut();
+        new.extend(members.into_iter().filter(|member| member.strong_count() > 0));
+    }
+
+    /// Keeps the set judged by the newest policy. Ends with the process.
+    pub async fn follow(&self, policy: &crate::policy::Reader) {
+        let mut changes = policy.changes();
+        let mut judged = policy.current();
+        while changes.changed().await.is_ok() {
+            let now = policy.current();
+            // Endpoints change often and bind nobody.
+            let same = std::sync::Arc::ptr_eq(&now.own, &judged.own)
+                && now.too_old == judged.too_old
+                && now.config == judged.config;
+            if !same {
+                self.judge(&now);
+            }
+            judged = now;
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What is open when the policy changes: what is now denied is closed, all else lives.
+
+use std::time::Instant;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use weft_model::reason::Reason;
+use weft_tests::application::Application;
+use weft_tests::client::{Client, Request};
+use weft_tests::mesh::{Builder, Mesh, Workload, authorization, peer_authentication};
+use weft_tests::{wait, websocket};
+
+const DENY_ADMIN: &str = "[{ from: [{ source: { principals: [cluster.local/ns/ops/sa/admin] } }] }]";
+
+async fn cart(application: &Application) -> Mesh {
+    Builder::pair(application.address()).workload(Workload::new("ops/admin-1")).start().await
+}
+
+async fn socket(client: &Client) -> (OwnedReadHalf, OwnedWriteHalf) {
+    let mut connection = client.connect().await.unwrap();
+    let request = Request::get("http://cart.shop/socket")
+        .field("Connection", "Upgrade")
+        .field("Upgrade", "websocket")
+        .field("Sec-WebSocket-Version", "13")
+        .field("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+    connection.begin(&request).await.unwrap();
+    assert_eq!(connection.head().await.unwrap().status(), 101);
+    let (read, _, write) = connection.into_parts();
+    (read, write)
+}
+
+async fn echoes(read: &mut OwnedReadHalf, write: &mut OwnedWriteHalf) {
+    websocket::send_text(write, "still here").await.unwrap();
+    let echo = wait::within("an echo", websocket::read_frame(read)).await.unwrap();
+    assert_eq!(echo.1, b"still here");
+}
+
+async fn ends(read: &mut OwnedReadHalf) {
+    let mut rest = Vec::new();
+    // An end or a reset: it is closed.
+    let _ = wait::within("the end", read.read_to_end(&mut rest)).await;
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_that_is_now_denied_is_closed_and_another_lives() {
+    let application = Application::start("cart-1").await;
+    let mesh = cart(&application).await;
+    let (mut web_read, mut web_write) = socket(&mesh.client("shop/web-1")).await;
+    let (mut admin_read, mut admin_write) = socket(&mesh.client("ops/admin-1")).await;
+    echoes(&mut web_read, &mut web_write).await;
+    echoes(&mut admin_read, &mut admin_write).await;
+    let edited = Instant::now();
+    mesh.write_policy("policy", &authorization("no-admin", "cart", "DENY", DENY_ADMIN));
+    ends(&mut admin_read).await;
+    println!("closed {} ms after the edit", edited.elapsed().as_millis());
+    echoes(&mut web_read, &mut web_write).await;
+    let metrics = mesh.proxy("shop/cart-1").metrics().await;
+    let labels = [("direction", "inbound"), ("reason", Reason::AuthorizationDenied.label())];
+    assert_eq!(metrics.sum("weft_answers_total", &labels), 1.0, "one was closed, with its reason");
+}
+
+#[tokio::test]
+async fn a_streamed_answer_that_is_now_denied_breaks_off_and_another_goes_on() {
+    let application = Application::start("cart-1").await;
+    let mesh = cart(&application).await;
+    let begin = async |client: Client, gate: &str| {
+        let mut connection = client.connect().await.unwrap();
+        let request = Request::get("http://cart.shop/bytes/1000000").field("x-test-gate-body", gate);
+        connection.begin(&request).await.unwrap();
+        assert_eq!(connection.head().await.unwrap().status(), 200);
+        application.arrived(gate).await;
+        connection
+    };
+    let web = begin(mesh.client("shop/web-1"), "web").await;
+    let mut admin = begin(mesh.client("ops/admin-1"), "admin").await;
+    mesh.write_policy("policy", &authorization("no-admin", "cart", "DENY", DENY_ADMIN));
+    let broken = wait::within("the end", admin.rest()).await;
+    assert!(broken.is_err() || broken.unwrap().len() < 1_000_000, "the answer must not be complete");
+    application.open("web");
+    let (mut read, buffered, _write) = web.into_parts();
+    let mut rest = vec![0; 1_000_000 - buffered.len()];
+    wait::within("the rest", read.read_exact(&mut rest)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_plaintext_connection_is_refused_from_the_moment_that_strict_holds() {
+    let application = Application::start("cart-1").await;
+    let mesh = Builder::pair(application.address())
+        .policy("tls", &peer_authentication("cart", "cart", "PERMISSIVE"))
+        .start()
+        .await;
+    let client = Client::direct(mesh.proxy("shop/cart-1").inbound());
+    let mut connection = client.connect().await.unwrap();
+    connection.send(&Request::get("http://cart.shop/items")).await.unwrap().passed();
+    mesh.write_policy("tls", &peer_authentication("cart", "cart", "STRICT"));
+    let start = Instant::now();
+    while let Ok(response) = connection.send(&Request::get("http://cart.shop/items")).await {
+        if response.status() == 403 {
+            response.refused_with(Reason::TlsRequired);
+            return;
+        }
+        assert!(start.elapsed() < wait::SOON, "STRICT never holds on the open connection");
+    }
+}
+
+#[tokio::test]
+async fn an_opaque_connection_that_is_now_denied_is_closed_and_another_lives() {
+    let echo = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = echo.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = echo.accept().await {
+            tokio::spawn(async move {
+                let (mut read, mut write) = stream.into_split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+        }
+    });
+    let mesh = Builder::default()
+        .service("shop/store")
+        .with_protocol("tcp")
+        .workload(Workload::new("shop/store-1").serves(address).protocol("tcp"))
+        .workload(Workload::new("shop/web-1"))
+        .workload(Workload::new("ops/admin-1"))
+        .start()
+        .await;
+    let dial = async |uid: &str| mesh.client(uid).tunnel("store.shop:80").await.expect("CONNECT must pass");
+    let (mut web, mut admin) = (dial("shop/web-1").await, dial("ops/admin-1").await);
+    for stream in [&mut web, &mut admin] {
+        stream.write_all(b"hello").await.unwrap();
+        let mut back = [0; 5];
+        wait::within("an echo", stream.read_exact(&mut back)).await.unwrap();
+        assert_eq!(&back, b"hello");
+    }
+    mesh.write_policy("policy", &authorization("no-admin", "store", "DENY", DENY_ADMIN));
+    let mut rest = Vec::new();
+    let _ = wait::within("the end", admin.read_to_end(&mut rest)).await;
+    web.write_all(b"again").await.unwrap();
+    let mut back = [0; 5];
+    wait::within("an echo", web.read_exact(&mut back)).await.unwrap();
+    assert_eq!(&back, b"again");
+    web.shutdown().await.unwrap();
+    assert_eq!(
+        wait::within("the end", web.read_to_end(&mut rest)).await.unwrap(),
+        0,
+        "half-close is passed on"
+    );
+    wait::until("its bytes are counted", async || {
+        let metrics = mesh.proxy("shop/store-1").metrics().await;
+        metrics.sum("istio_tcp_received_bytes_total", &[("destination_service_name", "store")]) >= 10.0
+    })
+    .await;
+}
