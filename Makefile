@@ -21,7 +21,7 @@ test: ## Run all tests that need Rust alone
 	$(CARGO) test --locked --workspace
 
 test-peers: ## Run the tests against foreign clients (tests/peers/install.sh puts them in place)
-	$(CARGO) test --locked -p weft-tests --features peers --test peers_clients
+	$(CARGO) test --locked -p weft-tests --features peers --test peers_clients --test netns_rules
 
 lint: ## Check formatting and lints
 	$(CARGO) fmt --all --check
@@ -34,5 +34,5 @@ bench: ## Measure against peers (benches/install-peers.sh puts them in place)
 image: ## Build the container image
 	docker build --tag weft:latest .
 
-fuzz: ## Run each fuzz target for FUZZ_SECONDS (needs cargo-fuzz and a nightly toolchain)
-	@fuzz/run $(or $(FUZZ_SECONDS),60)
+fuzz: ## Run every fuzz target for FUZZ_SECONDS (needs cargo-fuzz and a nightly toolchain)
+	fuzz/run $(or $(FUZZ_SECONDS),60)

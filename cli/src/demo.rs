@@ -10,6 +10,7 @@ pub(crate) mod app;
 mod http;
 mod mesh;
 mod metrics;
+mod plan;
 mod report;
 mod story;
 mod stream;

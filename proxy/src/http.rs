@@ -17,7 +17,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use body::{Body, BodyError, Frame, LocalBody, Tunnel};
+pub use body::{Body, BodyError, Frame, LocalBody, Revocable, Tunnel};
 pub use grammar::{elements, is_token, is_value};
 pub(crate) use grammar::{is_token_byte, is_value_byte, position, value_run};
 pub use h2_body::H2Body;

@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod outbound;
 pub mod policy;
 pub mod pool;
+pub mod rules;
 pub mod settings;
 pub mod shared;
 pub mod state;

@@ -3,6 +3,8 @@
 //! It never ends by itself: an error of one connection is that connection's, and when the process
 //! runs out of file descriptors it pauses, so that nothing spins and nothing dies. It reads nothing.
 
+pub mod original_dst;
+
 use crate::h1::Drain;
 use crate::metrics::Direction;
 use crate::worker::Worker;

@@ -35,7 +35,7 @@ pub const DEFAULT_DRAIN_DEADLINE: Duration = Duration::from_secs(25);
 pub const DEFAULT_STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
 /// A configuration of yesterday is better than none; one of last week may admit who was let go.
 pub const DEFAULT_LAST_GOOD_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Without a quota every processor of a node would be this proxy's: two carry 100 000 requests/s.
+/// Without a quota every processor of a node would be this proxy's: two carry more than one pod asks for.
 pub const DEFAULT_WORKERS_MAX: usize = 2;
 
 /// All settings, checked.

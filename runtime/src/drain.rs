@@ -26,6 +26,10 @@ use crate::readiness::Readiness;
 /// removal through the control API several times over, and cost an idle process that long at its stop.
 pub const DEFAULT_QUIET: Duration = Duration::from_secs(2);
 
+/// The last part of a drain, in which nothing new is accepted: a fifth of it, and at most this. Most
+/// requests end within it.
+const CLOSING_MAX: Duration = Duration::from_secs(5);
+
 /// How far a shutdown has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -128,8 +132,9 @@ pub fn channel() -> (Trigger, Watch) {
 /// 1. waits until somebody calls [`Trigger::drain`] (or [`Trigger::force`]);
 /// 2. fails readiness under the name `draining`, so that nobody new is sent here;
 /// 3. lets listeners go on accepting, and connections hint that they close, until nothing has been open
-///    for `quiet`, or the deadline, or force;
-/// 4. stops accepting ([`Phase::Closing`]); whatever slipped in before may finish, within the deadline;
+///    for `quiet`, or shortly before the deadline, or force;
+/// 4. stops accepting ([`Phase::Closing`]); whatever is under way may finish, within the deadline: under
+///    clients that never stop coming this is what lets the last requests end instead of being cut;
 /// 5. forces what is left ([`Phase::Forced`]).
 ///
 /// After it returns, give the workers a moment to act on step 5 before the process exits
@@ -141,21 +146,20 @@ pub async fn run(trigger: &Trigger, readiness: &Readiness, quiet: Duration) -> O
     readiness.fail("draining");
     tracing::info!(open = watch.open(), "draining: still accepting, asking peers to close");
 
-    let mut outcome = tokio::select! {
+    let started = Instant::now();
+    tokio::select! {
+        biased;
+        () = watch.forced() => {}
+        () = shared.quiet_for(quiet) => {}
+        () = shared.near_deadline(started) => {}
+    }
+    trigger.close();
+    let outcome = tokio::select! {
         biased;
         () = watch.forced() => Outcome::Forced { open: watch.open() },
-        () = shared.quiet_for(quiet) => Outcome::Quiet,
+        () = shared.quiet_for(Duration::ZERO) => Outcome::Quiet,
         () = shared.past_deadline() => Outcome::Deadline { open: watch.open() },
     };
-    trigger.close();
-    if outcome == Outcome::Quiet {
-        outcome = tokio::select! {
-            biased;
-            () = watch.forced() => Outcome::Forced { open: watch.open() },
-            () = shared.quiet_for(Duration::ZERO) => Outcome::Quiet,
-            () = shared.past_deadline() => Outcome::Deadline { open: watch.open() },
-        };
-    }
     trigger.force();
     match outcome {
         Outcome::Quiet => tracing::info!("drained: nothing is open"),
@@ -362,6 +366,22 @@ impl Shared {
             let still = self.open.load(Ordering::SeqCst) == 0;
             if still && self.opened.load(Ordering::SeqCst) == opened {
                 return;
+            }
+        }
+    }
+
+    /// Resolves when accepting is to end, so that what was accepted may end too.
+    async fn near_deadline(&self, started: Instant) {
+        loop {
+            let moved = self.deadline_moved.notified();
+            let Some(deadline) = self.deadline() else {
+                moved.await;
+                continue;
+            };
+            let closing = (deadline.saturating_duration_since(started) / 5).min(CLOSING_MAX);
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline - closing) => return,
+                () = moved => {}
             }
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! It shows the proxy a certificate of the control API's own identity and the control API one of the
 //! workload's, both from the mesh's own authority; passes every call on; and lets a test change each
-//! discovery response on its way.
+//! response on its way.
 
 use crate::certificate::{Authority, Shape, handshake};
 use crate::http2::send_all;
@@ -20,14 +20,29 @@ use std::sync::{Arc, Mutex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use weft_model::proto::discovery::DeltaDiscoveryResponse;
+use weft_model::proto::v1::CertifyResponse;
 
-/// What is done to a discovery response.
-type Change = Box<dyn FnMut(&mut DeltaDiscoveryResponse) + Send>;
+/// What is done to a response.
+type Change<M> = Box<dyn FnMut(&mut M) + Send>;
+
+/// What is done to responses.
+#[derive(Default)]
+struct Changes {
+    discovery: Option<Change<DeltaDiscoveryResponse>>,
+    certificate: Option<Change<CertifyResponse>>,
+}
+
+/// Which kind of response a call brings.
+#[derive(Clone, Copy)]
+enum Call {
+    Discovery,
+    Certificate,
+}
 
 /// A control API with a hand on its mouth.
 pub struct Tamper {
     address: SocketAddr,
-    change: Arc<Mutex<Change>>,
+    changes: Arc<Mutex<Changes>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -39,22 +54,22 @@ impl Tamper {
         let svid = Arc::new(authority.issue(&Shape::svid(identity)));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let change: Arc<Mutex<Change>> = Arc::new(Mutex::new(Box::new(|_| {})));
-        let shared = change.clone();
+        let changes = Arc::<Mutex<Changes>>::default();
+        let shared = changes.clone();
         let task = wait::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, svid, change) = (acceptor.clone(), svid.clone(), shared.clone());
+                let (acceptor, svid, changes) = (acceptor.clone(), svid.clone(), shared.clone());
                 wait::spawn(async move {
                     let upstream = handshake(control, Some(&svid), "control.invalid", &[b"h2"]);
                     let Ok(upstream) = upstream.await else { return };
                     let Ok((sender, connection)) = h2::client::handshake(upstream).await else { return };
                     wait::spawn(connection);
                     // What breaks here, the proxy tries again.
-                    let _ = serve(stream, acceptor, sender, change).await;
+                    let _ = serve(stream, acceptor, sender, changes).await;
                 });
             }
         });
-        Self { address, change, task }
+        Self { address, changes, task }
     }
 
     /// Where the proxy is to connect.
@@ -64,7 +79,12 @@ impl Tamper {
 
     /// From now on, does this to every discovery response.
     pub fn change(&self, change: impl FnMut(&mut DeltaDiscoveryResponse) + Send + 'static) {
-        *self.change.lock().expect("no panic in a change") = Box::new(change);
+        self.changes.lock().expect("no panic in a change").discovery = Some(Box::new(change));
+    }
+
+    /// From now on, does this to every certificate's response.
+    pub fn change_certificates(&self, change: impl FnMut(&mut CertifyResponse) + Send + 'static) {
+        self.changes.lock().expect("no panic in a change").certificate = Some(Box::new(change));
     }
 }
 
@@ -78,15 +98,15 @@ async fn serve(
     stream: TcpStream,
     acceptor: TlsAcceptor,
     upstream: SendRequest<Bytes>,
-    change: Arc<Mutex<Change>>,
+    changes: Arc<Mutex<Changes>>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let stream = acceptor.accept(stream).await?;
     let mut server = h2::server::handshake(stream).await?;
     while let Some(call) = server.accept().await {
         let (request, respond) = call?;
-        let (upstream, change) = (upstream.clone(), change.clone());
+        let (upstream, changes) = (upstream.clone(), changes.clone());
         wait::spawn(async move {
-            let _ = pass(request, respond, upstream, change).await;
+            let _ = pass(request, respond, upstream, changes).await;
         });
     }
     Ok(())
@@ -97,15 +117,19 @@ async fn pass(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     upstream: SendRequest<Bytes>,
-    change: Arc<Mutex<Change>>,
+    changes: Arc<Mutex<Changes>>,
 ) -> Result<(), h2::Error> {
     let (parts, up) = request.into_parts();
-    let discovery = parts.uri.path().ends_with("DeltaAggregatedResources");
+    let call = match parts.uri.path().rsplit('/').next() {
+        Some("DeltaAggregatedResources") => Some(Call::Discovery),
+        Some("Certify") => Some(Call::Certificate),
+        _ => None,
+    };
     let (response, send) = upstream.ready().await?.send_request(Request::from_parts(parts, ()), false)?;
     let uploading = wait::spawn(copy(up, send, None));
     let (parts, down) = response.await?.into_parts();
     let send = respond.send_response(Response::from_parts(parts, ()), false)?;
-    copy(down, send, discovery.then_some(change)).await?;
+    copy(down, send, call.map(|call| (call, changes))).await?;
     uploading.abort();
     Ok(())
 }
@@ -114,19 +138,19 @@ async fn pass(
 async fn copy(
     mut from: RecvStream,
     mut to: SendStream<Bytes>,
-    change: Option<Arc<Mutex<Change>>>,
+    changed: Option<(Call, Arc<Mutex<Changes>>)>,
 ) -> Result<(), h2::Error> {
     let mut buffer = BytesMut::new();
     while let Some(data) = from.data().await {
         let data = data?;
         from.flow_control().release_capacity(data.len())?;
-        let Some(change) = &change else {
+        let Some((call, changes)) = &changed else {
             send_all(&mut to, data, false).await?;
             continue;
         };
         buffer.put(data);
         while let Some(message) = next_message(&mut buffer) {
-            let message = changed(&message, &mut change.lock().expect("no panic in a change"));
+            let message = change(&message, *call, &mut changes.lock().expect("no panic in a change"));
             send_all(&mut to, message, false).await?;
         }
     }
@@ -147,8 +171,18 @@ fn next_message(buffer: &mut BytesMut) -> Option<BytesMut> {
     Some(buffer.split_to(length))
 }
 
-fn changed(message: &[u8], change: &mut Change) -> Bytes {
-    let mut response = DeltaDiscoveryResponse::decode(message).expect("a discovery response");
-    change(&mut response);
-    crate::http2::frame(&response.encode_to_vec())
+fn change(message: &[u8], call: Call, changes: &mut Changes) -> Bytes {
+    let message = match call {
+        Call::Discovery => spoil(message, changes.discovery.as_mut()),
+        Call::Certificate => spoil(message, changes.certificate.as_mut()),
+    };
+    crate::http2::frame(&message)
+}
+
+fn spoil<M: Message + Default>(message: &[u8], change: Option<&mut Change<M>>) -> Vec<u8> {
+    let mut decoded = M::decode(message).expect("a response of the control API");
+    if let Some(change) = change {
+        change(&mut decoded);
+    }
+    decoded.encode_to_vec()
 }

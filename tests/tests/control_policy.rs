@@ -205,6 +205,51 @@ async fn a_control_api_that_lost_its_state_directory_is_not_believed() {
 }
 
 #[tokio::test]
+async fn a_burst_of_edits_ends_with_the_last_one() {
+    let application = Application::start("cart-1").await;
+    let mesh = pair(&application).await;
+    let client = mesh.client("shop/web-1");
+    for last in [deny(), deny().replace("DENY", "ALLOW")] {
+        for number in 0..40 {
+            let action = if number % 2 == 0 { "DENY" } else { "ALLOW" };
+            mesh.write_policy("policy", &authorization("nobody", "cart", action, "[{}]"));
+            tokio::task::yield_now().await;
+        }
+        mesh.write_policy("policy", &last);
+        becomes(client, if last == deny() { 403 } else { 200 }).await;
+        wait::until("every proxy is current", async || {
+            let status = mesh.status().await;
+            let proxies = status["proxies"].as_array().cloned().unwrap_or_default();
+            proxies.iter().all(|proxy| proxy["current"] == true)
+        })
+        .await;
+        assert_eq!(client.get(CART).await.status(), if last == deny() { 403 } else { 200 });
+    }
+}
+
+#[tokio::test]
+async fn edits_of_what_does_not_concern_a_request_do_not_disturb_it() {
+    let application = Application::start("cart-1").await;
+    let mesh = pair(&application).await;
+    let traffic = Traffic::start(mesh.client("shop/web-1"), 2, |id| Request::post(CART, "order").id(id));
+    for number in 0..20 {
+        // A policy of the server that lets the request pass, another workload's, and a route.
+        let path = format!("[{{ to: [{{ operation: {{ paths: ['/secret/{number}'] }} }}] }}]");
+        mesh.write_policy("own", &authorization("own", "cart", "DENY", &path));
+        mesh.write_policy("other", &authorization("other", "web", "DENY", &path));
+        let timeout = format!(
+            "[{{ timeouts: {{ request: {}s }}, backendRefs: [{{ name: cart, port: 80 }}] }}]",
+            20 + number
+        );
+        mesh.write_policy("route", &route("cart", "cart", &timeout));
+        traffic.more(5).await;
+    }
+    let outcomes = traffic.stop().await;
+    outcomes.all_succeeded();
+    assert!(outcomes.succeeded.iter().all(|id| application.count(id) == 1));
+}
+
+#[tokio::test]
 async fn new_workloads_and_services_come_and_go_live() {
     let (application, other) = (Application::start("cart-1").await, Application::start("other").await);
     let mesh = pair(&application).await;

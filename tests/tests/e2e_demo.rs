@@ -95,3 +95,15 @@ async fn the_examples_have_no_problem_and_a_broken_copy_has() {
     let ended = process::run(weft(&["check", "/nonexistent"])).await;
     assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
 }
+
+#[tokio::test]
+async fn a_demo_that_lacks_a_program_names_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let alone = directory.path().join("weft");
+    std::fs::copy(&binaries().cli, &alone).unwrap();
+    let mut command = Command::new(&alone);
+    command.arg("demo").env("PATH", directory.path());
+    let ended = process::run(command).await;
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("weft-control is neither beside"), "{}", ended.stderr);
+}

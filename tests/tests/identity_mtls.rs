@@ -8,6 +8,7 @@ use weft_tests::certificate::{Authority, Impostor, Shape, Svid, handshake, judge
 use weft_tests::client::Request;
 use weft_tests::http1::Reader;
 use weft_tests::mesh::{Builder, Mesh, Workload};
+use weft_tests::tamper::Tamper;
 use weft_tests::traffic::Traffic;
 use weft_tests::wait;
 
@@ -206,6 +207,49 @@ async fn a_proxy_that_is_restarted_serves_while_the_control_api_is_down() {
     }
     mesh.client("shop/web-1").get(CART).await.passed();
     mesh.start_control().await;
+    mesh.client("shop/web-1").get(CART).await.passed();
+}
+
+#[tokio::test]
+async fn a_certificate_that_expires_unrenewed_makes_no_new_connection_and_says_so() {
+    let application = Application::start("cart-1").await;
+    let mut mesh = Builder::pair(application.address()).certificate_lifetime("4s").start().await;
+    let client = mesh.client("shop/web-1");
+    client.get(CART).await.passed();
+    // Occupies the one connection between the proxies, which lives on: the next request needs another.
+    let mut occupied = client.connect().await.unwrap();
+    occupied.begin(&Request::get(CART).field("x-test-gate", "go")).await.unwrap();
+    application.arrived("go").await;
+    mesh.kill_control();
+    for uid in ["shop/web-1", "shop/cart-1"] {
+        let proxy = mesh.proxy(uid);
+        proxy.process().logged("own_cert_expired").await;
+        wait::until("it is not ready", async || proxy.ready().await == Some(false)).await;
+    }
+    let response = client.get(CART).await;
+    assert!(response.status() == 503 && response.reason().is_some(), "{:?}", response.head);
+    application.open("go");
+    occupied.finish("GET").await.unwrap().passed();
+    mesh.start_control().await;
+    wait::until("the mesh is back", async || client.get(CART).await.status() == 200).await;
+}
+
+#[tokio::test]
+async fn a_clock_that_differs_from_the_authoritys_is_measured_and_told() {
+    let application = Application::start("cart-1").await;
+    let mut mesh = pair(&application).await;
+    let control = mesh.control_address();
+    let identity = "spiffe://cluster.local/ns/shop/sa/cart";
+    let tamper = Tamper::start(&mesh.authority(), identity, control).await;
+    tamper.change_certificates(|response| response.time_unix_ms += 3_600_000);
+    let proxy = mesh.proxy_mut("shop/cart-1");
+    proxy.kill();
+    proxy.edit_settings(&control.to_string(), &tamper.address().to_string());
+    std::fs::remove_dir_all(proxy.directory().join("state")).unwrap();
+    proxy.start().await;
+    proxy.process().logged("clock differs").await;
+    let skew = proxy.metrics().await.sum("weft_identity_clock_skew_seconds", &[]);
+    assert!((3590.0..3610.0).contains(&skew), "{skew}");
     mesh.client("shop/web-1").get(CART).await.passed();
 }
 

@@ -110,6 +110,30 @@ async fn a_hundred_megabytes_pass_both_ways_in_flat_memory() {
     }
 }
 
+#[tokio::test]
+async fn a_client_that_does_not_read_costs_no_memory() {
+    let application = Application::start("cart-1").await;
+    let mesh = pair(&application).await;
+    let client = mesh.client("shop/web-1");
+    client.get(CART).await.passed();
+    let before = residents(&mesh);
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        let mut connection = client.connect().await.unwrap();
+        connection.begin(&Request::get("http://cart.shop/bytes/100000000")).await.unwrap();
+        assert_eq!(connection.head().await.unwrap().status(), 200);
+        silent.push(connection);
+    }
+    // Meanwhile others are served, and by then 800 MB could have piled up.
+    for _ in 0..300 {
+        client.get(CART).await.passed();
+    }
+    for (uid, before) in before {
+        let grown = mesh.proxy(uid).process().resident_peak().saturating_sub(before);
+        assert!(grown < 24 << 20, "{uid} grew by {} MiB", grown >> 20);
+    }
+}
+
 fn residents(mesh: &Mesh) -> Vec<(&'static str, u64)> {
     ["shop/web-1", "shop/cart-1"].map(|uid| (uid, mesh.proxy(uid).process().resident())).to_vec()
 }

@@ -156,11 +156,39 @@ async fn a_replica_that_drains_under_traffic_costs_no_request() {
         Traffic::start(mesh.client("shop/web-1"), 2, |id| Request::post(CART, "order").id(&format!("p{id}")));
     get.more(50).await;
     mesh.proxy("shop/cart-1").process().signal(Signal::SIGTERM);
-    let (status, _) = mesh.proxy_mut("shop/cart-1").process_mut().wait().await;
+    let (status, took) = mesh.proxy_mut("shop/cart-1").process_mut().wait().await;
     assert_eq!(status.code(), Some(0));
+    // The deadline is 25 s: clients were told, went elsewhere, and it fell quiet long before.
+    assert!(took < Duration::from_secs(20), "{took:?}");
     get.more(100).await;
     get.stop().await.all_succeeded();
     post.stop().await.all_succeeded();
+}
+
+#[tokio::test]
+async fn a_replica_that_is_taken_out_and_stopped_costs_no_request_and_one_that_is_added_gets_some() {
+    let (first, second) = (Application::start("cart-1").await, Application::start("cart-2").await);
+    let mut mesh = Builder::default()
+        .service("shop/cart")
+        .workload(Workload::new("shop/cart-1").serves(first.address()))
+        .workload(Workload::new("shop/cart-2").serves(second.address()))
+        .workload(Workload::new("shop/web-1"))
+        .start()
+        .await;
+    let whole = mesh.read_policy("mesh");
+    let traffic = Traffic::start(mesh.client("shop/web-1"), 4, |id| Request::post(CART, "order").id(id));
+    traffic.more(100).await;
+    let rest: Vec<_> = whole.split("---\n").filter(|document| !document.contains("name: cart-1")).collect();
+    mesh.write_policy("mesh", &rest.join("---\n"));
+    mesh.proxy("shop/cart-1").process().signal(Signal::SIGTERM);
+    let (status, _) = mesh.proxy_mut("shop/cart-1").process_mut().wait().await;
+    assert_eq!(status.code(), Some(0));
+    traffic.more(100).await;
+    mesh.write_policy("mesh", &whole);
+    mesh.proxy_mut("shop/cart-1").start().await;
+    let before = first.requests().len();
+    wait::until("the added replica gets requests", async || first.requests().len() > before + 10).await;
+    traffic.stop().await.all_succeeded();
 }
 
 #[tokio::test]

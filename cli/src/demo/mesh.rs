@@ -1,42 +1,20 @@
 //! The demo's mesh: real processes on loopback, in one temporary directory, ended by their own ids
 //! when this is dropped.
-//!
-//! Each workload has a loopback address of its own, as a pod has; so every proxy uses the usual
-//! ports. The whole 127.0.x.y plan moves to another 127.n.x.y when somebody else is there already.
 
 use super::app;
 use super::http;
+use super::plan::{
+    ADMIN_PORT, APPLICATION_PORT, CONTROL_ADMIN_PORT, CONTROL_PORT, Chosen, METRICS_PORT, OUTBOUND_PORT,
+    Plan, PlannedWorkload,
+};
 use anyhow::{Context, bail};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use weft_config::SourceFile;
-
-/// The example, built in so that the installed command works anywhere.
-const POLICIES: [(&str, &str); 5] = [
-    ("mesh.yaml", include_str!("../../../examples/shop/mesh.yaml")),
-    ("services.yaml", include_str!("../../../examples/shop/services.yaml")),
-    ("workloads.yaml", include_str!("../../../examples/shop/workloads.yaml")),
-    ("routes.yaml", include_str!("../../../examples/shop/routes.yaml")),
-    ("authorization.yaml", include_str!("../../../examples/shop/authorization.yaml")),
-];
-
-/// How the example writes its loopback addresses.
-const EXAMPLE_NETWORK: &str = "127.0.";
-
-/// The application's own port, behind the proxy's.
-const APPLICATION_PORT: u16 = 3000;
-
-/// The usual ports of the control API and of a proxy.
-const CONTROL_PORT: u16 = 15010;
-const CONTROL_ADMIN_PORT: u16 = 15014;
-const OUTBOUND_PORT: u16 = 15001;
-const METRICS_PORT: u16 = 15020;
-const ADMIN_PORT: u16 = 15000;
 
 /// Longest wait for a process to be ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -335,84 +313,4 @@ fn spawn(mut command: Command, directory: &Path, name: &str) -> anyhow::Result<P
     // A Ctrl-C goes to the whole terminal; the children are ended by the demo, in its order.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     Ok(Process(command.spawn().with_context(|| format!("starting {name}"))?))
-}
-
-/// A loopback network for this demo alone. Another demo cannot take it while the claim is held: a UDP
-/// socket, so that it is in no program's way.
-struct Chosen {
-    network: u8,
-    /// What is added to every proxy's and the control API's port.
-    offset: u16,
-    plan: Plan,
-    claim: UdpSocket,
-}
-
-/// Which workloads there are and where, as the example says.
-struct Plan {
-    files: Vec<SourceFile>,
-    workloads: Vec<PlannedWorkload>,
-}
-
-struct PlannedWorkload {
-    uid: String,
-    identity: String,
-    address: IpAddr,
-    port: Option<u16>,
-    version: String,
-}
-
-impl Plan {
-    /// The example on a loopback network where all its ports are free.
-    fn choose() -> anyhow::Result<Chosen> {
-        for network in 0..=254 {
-            let Ok(claim) = UdpSocket::bind((Ipv4Addr::new(127, network, 0, 1), CONTROL_PORT)) else {
-                continue;
-            };
-            let plan = Self::on(network)?;
-            // The usual ports, unless a program holds one of them on all addresses.
-            let offset = (0..8).map(|step| step * 1000).find(|offset| plan.is_free(network, *offset));
-            if let Some(offset) = offset {
-                return Ok(Chosen { network, offset, plan, claim });
-            }
-        }
-        bail!("no loopback network has all the ports free that the demo needs")
-    }
-
-    fn on(network: u8) -> anyhow::Result<Self> {
-        let moved = format!("127.{network}.");
-        let files: Vec<_> = POLICIES
-            .iter()
-            .map(|(name, text)| SourceFile {
-                name: (*name).to_owned(),
-                text: text.replace(EXAMPLE_NETWORK, &moved),
-            })
-            .collect();
-        let compilation = weft_config::compile(&files);
-        if compilation.has_errors() {
-            bail!("{}", weft_config::render(&compilation.diagnostics, &files, false));
-        }
-        let planned = |workload: &weft_model::workload::Workload| {
-            Some(PlannedWorkload {
-                uid: workload.uid.as_str().to_owned(),
-                identity: workload.identity().to_string(),
-                address: *workload.addresses.first()?,
-                port: workload.ports.first().map(|port| port.port),
-                version: workload.description.version.to_string(),
-            })
-        };
-        let workloads =
-            compilation.mesh.workloads.values().filter_map(|workload| planned(workload)).collect();
-        Ok(Self { files, workloads })
-    }
-
-    fn is_free(&self, network: u8, offset: u16) -> bool {
-        let control = IpAddr::from([127, network, 0, 1]);
-        let mut needed = vec![(control, CONTROL_PORT + offset), (control, CONTROL_ADMIN_PORT + offset)];
-        for workload in &self.workloads {
-            let proxy = [OUTBOUND_PORT, METRICS_PORT, ADMIN_PORT].map(|port| port + offset);
-            let ports = proxy.into_iter().chain([APPLICATION_PORT]).chain(workload.port);
-            needed.extend(ports.map(|port| (workload.address, port)));
-        }
-        needed.into_iter().all(|address| TcpListener::bind(address).is_ok())
-    }
 }

@@ -153,9 +153,7 @@ fn parsed_list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<
     let texts = Vec::<String>::deserialize(deserializer)?;
     texts
         .iter()
-        .map(|text| {
-            text.parse().map_err(|error| serde::de::Error::custom(format_args!("{text:?}: {error}")))
-        })
+        .map(|text| text.parse().map_err(|error| serde::de::Error::custom(format_args!("{text:?}: {error}"))))
         .collect()
 }
 

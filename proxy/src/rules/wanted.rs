@@ -19,6 +19,10 @@ pub const LINES_MAX: usize = 128;
 /// CIDRs and port ranges of all lines together, for the same reason.
 pub const PARTS_MAX: usize = 1024;
 
+/// Where the proxy, and it alone, calls loopback to see that its rules are in place: it arrives at the
+/// outbound port. Nothing listens here, nothing need be routed, and both families can be tried.
+pub const PROBE_PORT: u16 = 15002;
+
 /// The checked settings of the redirection.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RuleSet {
@@ -135,6 +139,8 @@ pub enum Verdict {
 /// Why a rule is there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Origin {
+    /// The proxy looks whether the rules are in place.
+    Probe,
     /// The proxy calls its own workload through the mesh.
     Itself,
     /// The proxy's own connections must not come back to it.
@@ -170,6 +176,11 @@ impl RuleSet {
                  which the proxy serves metrics"
             )));
         }
+        if [outbound, inbound].contains(&PROBE_PORT) || settings.own_ports.contains(&PROBE_PORT) {
+            return Err(RuleSetError(format!(
+                "port {PROBE_PORT} is what the proxy tries its rules with; choose another"
+            )));
+        }
         if settings.bypass == Bypass::Mark(0) {
             return Err(RuleSetError(
                 "bypass: every connection without a mark has mark 0, so all would pass by; choose another"
@@ -203,6 +214,7 @@ impl RuleSet {
             Set::addresses("loopback_ipv4", SetKind::Ipv4, &[loopback_ipv4()]),
             Set::addresses("loopback_ipv6", SetKind::Ipv6, &[IpAddr::V6(Ipv6Addr::LOCALHOST).into()]),
             self.own_ports(),
+            Set::ports("probe_port", vec![(PROBE_PORT, PROBE_PORT)]),
         ];
         for (index, line) in self.settings.lines.iter().enumerate() {
             sets.extend(line_sets(index + 1, line));
@@ -221,6 +233,20 @@ impl RuleSet {
     fn outbound(&self) -> Chain {
         let bypass = Match::Bypass(self.settings.bypass);
         let mut rules = Vec::new();
+        for (family, set) in [(Family::Ipv4, "loopback_ipv4"), (Family::Ipv6, "loopback_ipv6")] {
+            let set = set.to_owned();
+            rules.push(Rule {
+                matches: vec![
+                    Match::Loopback,
+                    bypass.clone(),
+                    Match::Address { side: Side::Destination, family, set, negated: false },
+                    Match::Tcp,
+                    Match::Port("probe_port".to_owned()),
+                ],
+                verdict: Verdict::Redirect(self.settings.outbound_port),
+                origin: Origin::Probe,
+            });
+        }
         // The proxy, calling its own workload as a peer would, binds a loopback address; its other leg,
         // to the application, does not. This is how the two are told apart without a second mark.
         for (family, set) in [(Family::Ipv4, "loopback_ipv4"), (Family::Ipv6, "loopback_ipv6")] {
@@ -238,11 +264,7 @@ impl RuleSet {
             });
         }
         rules.push(Rule { matches: vec![bypass], verdict: Verdict::Pass, origin: Origin::Bypass });
-        rules.push(Rule {
-            matches: vec![Match::Loopback],
-            verdict: Verdict::Pass,
-            origin: Origin::Loopback,
-        });
+        rules.push(Rule { matches: vec![Match::Loopback], verdict: Verdict::Pass, origin: Origin::Loopback });
         self.list(Direction::Outbound, self.settings.outbound_port, &mut rules);
         Chain { direction: Direction::Outbound, rules }
     }
@@ -284,13 +306,17 @@ impl RuleSet {
                 sets.iter().map(|set| set.kind).filter(|kind| *kind != SetKind::Port).map(Some).collect()
             };
             for kind in families {
-                let mut matches = vec![Match::Tcp];
+                let mut matches = Vec::new();
                 if let Some(kind) = kind {
                     let family = if kind == SetKind::Ipv4 { Family::Ipv4 } else { Family::Ipv6 };
-                    matches.push(Match::Address { side, family, set: set_name(number, kind), negated: false });
+                    let set = set_name(number, kind);
+                    matches.push(Match::Address { side, family, set, negated: false });
                 }
-                if !line.ports.is_empty() {
-                    matches.push(Match::Port(set_name(number, SetKind::Port)));
+                if line.ports.is_empty() {
+                    matches.insert(0, Match::Tcp);
+                } else {
+                    // In the order in which `nft` makes them of the text.
+                    matches.extend([Match::Tcp, Match::Port(set_name(number, SetKind::Port))]);
                 }
                 rules.push(Rule { matches, verdict, origin: Origin::Line(number) });
             }
@@ -347,6 +373,7 @@ impl SetKind {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Probe => f.write_str("the proxy tries its rules"),
             Self::Itself => f.write_str("the proxy calls its own workload"),
             Self::Bypass => f.write_str("the proxy's own connections"),
             Self::Loopback => f.write_str("within this pod"),
@@ -420,21 +447,32 @@ mod tests {
     fn lines_stand_in_reverse_before_the_default() {
         let table = rule_set(&["exclude 10.0.0.0/8,fd00::/8", "include inbound port 80"]).table();
         let origins = |chain: &Chain| chain.rules.iter().map(|rule| rule.origin).collect::<Vec<_>>();
-        use Origin::{Bypass, Default, Itself, Line, Loopback, OwnPort};
+        use Origin::{Bypass, Default, Itself, Line, Loopback, OwnPort, Probe};
         assert_eq!(
             origins(&table.chains[0]),
-            [Itself, Itself, Bypass, Loopback, Line(1), Line(1), Default]
+            [Probe, Probe, Itself, Itself, Bypass, Loopback, Line(1), Line(1), Default]
         );
         assert_eq!(origins(&table.chains[1]), [Loopback, OwnPort, Line(2), Line(1), Line(1), Default]);
         assert_eq!(
             table.sets.iter().map(|set| set.name.as_str()).collect::<Vec<_>>(),
-            ["loopback_ipv4", "loopback_ipv6", "own_ports", "line1_ipv4", "line1_ipv6", "line2_ports"]
+            [
+                "loopback_ipv4",
+                "loopback_ipv6",
+                "own_ports",
+                "probe_port",
+                "line1_ipv4",
+                "line1_ipv6",
+                "line2_ports"
+            ]
         );
     }
 
     #[test]
     fn ranges_that_overlap_or_touch_are_one() {
-        assert_eq!(merged(vec![(5, 6), (1, 2), (3, 3), (6, 9), (20, 30), (22, 23)]), [(1, 3), (5, 9), (20, 30)]);
+        assert_eq!(
+            merged(vec![(5, 6), (1, 2), (3, 3), (6, 9), (20, 30), (22, 23)]),
+            [(1, 3), (5, 9), (20, 30)]
+        );
         assert_eq!(merged(vec![(0, u128::MAX), (7, 8)]), [(0, u128::MAX)]);
     }
 

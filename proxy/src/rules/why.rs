@@ -68,9 +68,7 @@ impl Question {
                 address.is_ipv4() == (*family == Family::Ipv4)
                     && table.set(set).is_some_and(|set| set.holds(bits(address))) != *negated
             }
-            Match::Port(set) => {
-                table.set(set).is_some_and(|set| set.holds(self.destination.port().into()))
-            }
+            Match::Port(set) => table.set(set).is_some_and(|set| set.holds(self.destination.port().into())),
         }
     }
 }
@@ -185,11 +183,13 @@ mod tests {
         assert!(from(&rules, "192.0.2.1", 15006).contains("passes by (the proxy's own ports)"));
         // Loopback only: not the proxy's towards others.
         assert!(from(&rules, "192.0.2.1", 15000).contains("redirected to 15006"));
-        let proxy =
-            Question { by_proxy: true, ..Question::outbound("192.0.2.1:80".parse().unwrap(), false) };
+        let proxy = Question { by_proxy: true, ..Question::outbound("192.0.2.1:80".parse().unwrap(), false) };
         assert_eq!(rules.why(proxy).origin, Origin::Bypass);
         let own = Question { by_proxy: true, ..Question::outbound("10.9.9.9:80".parse().unwrap(), true) };
         assert_eq!(rules.why(own).origin, Origin::Bypass);
+        let probe = Question { by_proxy: true, ..Question::outbound("[::1]:15002".parse().unwrap(), true) };
+        assert_eq!(rules.why(probe).verdict, Verdict::Redirect(15001));
+        assert!(out(&rules, "[::1]:15002").contains("within this pod"));
         let itself = Question { source: "127.0.0.1".parse().unwrap(), ..own };
         assert_eq!(rules.why(itself).verdict, Verdict::Redirect(15006));
     }

@@ -62,6 +62,24 @@ async fn the_deadline_cuts_what_is_open() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn under_clients_that_never_stop_accepting_ends_before_the_deadline_and_the_last_may_finish() {
+    let (trigger, watch) = channel();
+    let (readiness, _latch) = Readiness::new("configuration");
+    let last = watch.opened();
+    let start = Instant::now();
+    trigger.drain(25 * SECOND);
+    let closing = async {
+        watch.closing().await;
+        assert_eq!(start.elapsed(), 20 * SECOND);
+        tokio::time::sleep(SECOND).await;
+        drop(last);
+    };
+    let (outcome, ()) = tokio::join!(run(&trigger, &readiness, 2 * SECOND), closing);
+    assert_eq!(outcome, Outcome::Quiet);
+    assert_eq!(start.elapsed(), 21 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_earlier_deadline_wins_even_while_draining_and_a_later_one_does_not() {
     let (trigger, watch) = channel();
     let (readiness, _latch) = Readiness::new("configuration");
