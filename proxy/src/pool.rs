@@ -26,8 +26,10 @@ use weft_runtime::spawn_local;
 /// packets; longer, and another endpoint is the better try.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Idle HTTP/1.1 connections kept per place and worker.
-const IDLE_MAX: usize = 64;
+/// Idle HTTP/1.1 connections kept per place and worker. Above what is in flight at once in practice: a
+/// connection that is closed for want of room costs a new one, and its port for a minute; an idle one
+/// costs a few hundred bytes here and is closed by age.
+const IDLE_MAX: usize = 1024;
 
 /// How long a connection may lie idle. Below the five minutes after which our own server side
 /// closes, so that the one who closes is the one who knows that nothing is under way.
