@@ -200,7 +200,10 @@ impl Destinations {
         let deadline = Instant::now() + DEFAULT_RESOLVE_TIMEOUT;
         let resolution = match worker.policy.current().destinations.get(asked) {
             Some(held) => held.clone(),
-            None => worker.policy.resolve(asked, deadline).await.ok_or(Reason::ConfigurationMissing)?,
+            // Boxed: once per destination.
+            None => {
+                Box::pin(worker.policy.resolve(asked, deadline)).await.ok_or(Reason::ConfigurationMissing)?
+            }
         };
         let Resolution::Known(destination) = resolution else { return Err(Reason::ServiceUnknown) };
         self.known(worker, &destination, port)

@@ -177,7 +177,8 @@ impl Pool {
                 other => return self.heard(other),
             }
         }
-        let stream = match self.connect(worker, MeshAlpn::Http1).await {
+        // Boxed: a new connection is rare, and its handshake would lie in every request's future.
+        let stream = match Box::pin(self.connect(worker, MeshAlpn::Http1)).await {
             Ok(stream) => stream,
             Err(reason) => return Err(undelivered(reason, request)),
         };
@@ -257,7 +258,7 @@ impl Pool {
             }
             self.connecting.set(true);
             let made = Connecting(self);
-            let connection = self.connect_http2(worker).await;
+            let connection = Box::pin(self.connect_http2(worker)).await;
             if let Ok(connection) = &connection {
                 self.shared.borrow_mut().push(connection.clone());
             }

@@ -23,6 +23,7 @@ use crate::pool::Wire;
 use crate::worker::Worker;
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -168,18 +169,21 @@ impl Outbound {
         loop {
             let in_flight = replica.pool.begin();
             let wire = if replica.identity.is_none() { plain_wire(wire, port.model.protocol) } else { wire };
-            let sent = replica.pool.send(worker, request, wire);
-            let sent = match plan.try_timeout {
-                None => sent.await,
-                Some(timeout) => match tokio::time::timeout(timeout, sent).await {
-                    Ok(sent) => sent,
-                    Err(_) => Err(SendError {
-                        reason: Reason::RequestTimeout,
-                        delivered: Delivered::Maybe,
-                        aborted: false,
-                        request: None,
-                    }),
-                },
+            let sent = {
+                // Pinned where it lies: a future that is moved is copied, every byte of it.
+                let sent = pin!(replica.pool.send(worker, request, wire));
+                match plan.try_timeout {
+                    None => sent.await,
+                    Some(timeout) => match tokio::time::timeout(timeout, sent).await {
+                        Ok(sent) => sent,
+                        Err(_) => Err(SendError {
+                            reason: Reason::RequestTimeout,
+                            delivered: Delivered::Maybe,
+                            aborted: false,
+                            request: None,
+                        }),
+                    },
+                }
             };
             let tries = tried.len() + 1;
             let error = match sent {
@@ -294,7 +298,7 @@ impl Handler for Outbound {
             (false, false) => Wire::Any,
         };
         let (body, request_bytes) = count_request(body);
-        let tries = self.try_endpoints(&plan, Request::new(head, body), wire);
+        let tries = pin!(self.try_endpoints(&plan, Request::new(head, body), wire));
         let fared = match plan.timeout {
             None => tries.await,
             Some(timeout) => match tokio::time::timeout(timeout, tries).await {
