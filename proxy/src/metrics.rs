@@ -15,6 +15,7 @@ pub use requests::{OpenTcp, RequestCells, RequestMetrics, TcpCells};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use weft_model::names::ServiceName;
 use weft_model::reason::Reason;
 use weft_model::spiffe::SpiffeId;
 use weft_model::workload::{Description, UNKNOWN};
@@ -76,6 +77,17 @@ pub struct ServiceLabels {
     pub name: Box<str>,
     /// The Service's namespace.
     pub namespace: Box<str>,
+}
+
+impl ServiceLabels {
+    /// A Service's.
+    pub fn of(service: &ServiceName) -> Self {
+        Self {
+            host: format!("{}.{}.svc.cluster.local", service.name, service.namespace).into(),
+            name: service.name.as_str().into(),
+            namespace: service.namespace.as_str().into(),
+        }
+    }
 }
 
 impl Default for ServiceLabels {

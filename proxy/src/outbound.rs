@@ -282,11 +282,7 @@ fn server_name(model: &DestinationPort) -> String {
 
 fn labels(model: &DestinationPort) -> ServiceLabels {
     match &model.service.target {
-        ServiceTarget::Service(service) => ServiceLabels {
-            host: format!("{}.{}.svc.cluster.local", service.name, service.namespace).into(),
-            name: service.name.as_str().into(),
-            namespace: service.namespace.as_str().into(),
-        },
+        ServiceTarget::Service(service) => ServiceLabels::of(service),
         ServiceTarget::Workload(uid) => {
             let (namespace, name) = uid.as_str().split_once('/').unwrap_or(("unknown", uid.as_str()));
             ServiceLabels { host: name.into(), name: name.into(), namespace: namespace.into() }

@@ -241,7 +241,7 @@ impl Pool {
                 let held = shared.len();
                 shared.retain(h2::ClientConnection::is_open);
                 if shared.len() < held && matches!(self.dial, Dial::Mesh { .. }) {
-                    self.leaving_until.set(Some(Instant::now() + LEAVING));
+                    self.left();
                 }
                 if let Some(connection) = shared.iter().find(|connection| connection.has_room()) {
                     return Ok(connection.clone());

@@ -215,11 +215,7 @@ impl Connection {
             Some(name @ MeshServerName::Service { service, .. }) if is_own(name, own, port) => Some(service),
             _ => own.port(port).and_then(|port| port.services.first()).map(|(service, _)| service),
         };
-        named.map_or_else(ServiceLabels::default, |service| ServiceLabels {
-            host: format!("{}.{}.svc.cluster.local", service.name, service.namespace).into(),
-            name: service.name.as_str().into(),
-            namespace: service.namespace.as_str().into(),
-        })
+        named.map_or_else(ServiceLabels::default, ServiceLabels::of)
     }
 }
 

@@ -3,11 +3,10 @@
 //! Nothing of the bytes is looked at and nothing can be repeated, so a try is made again only while
 //! no byte has been taken from the application. The peer's proxy authorizes by identity and port.
 
+use super::Port;
 use super::balancer::Replica;
 use super::retry::TRIES_MAX;
-use super::{Port, retry};
-use crate::h1::{self, Delivered};
-use crate::http::Method;
+use crate::h1;
 use crate::stream::Stream;
 use crate::worker::Worker;
 use bytes::Bytes;
@@ -51,8 +50,8 @@ async fn connect(worker: &Rc<Worker>, port: &Port) -> Result<(Rc<Replica>, Strea
         let now = Instant::now();
         let Some(replica) = port.balancer.pick(&tried, &mut worker.random.borrow_mut(), now) else { break };
         if !tried.is_empty() {
-            // The method only stands for "nothing was delivered"; the budget decides.
-            let due = retry::is_safe(&Method::CONNECT, Delivered::No) && port.budget.withdraw(now);
+            // Nothing was delivered, so another try is safe; the budget decides.
+            let due = port.budget.withdraw(now);
             worker.metrics.retried(last, if due { "made" } else { "budget" });
             if !due {
                 return Err(Reason::RetryBudgetExhausted);
