@@ -1,6 +1,7 @@
 //! What decisions see of a request: borrowed facts, gathered once.
 
 use crate::spiffe::SpiffeId;
+use crate::token::VerifiedToken;
 use std::net::{IpAddr, SocketAddr};
 
 /// Header fields, looked up by lower-case name.
@@ -53,6 +54,8 @@ pub struct HttpFacts<'a> {
     pub headers: &'a dyn HeaderSource,
     /// The original client's address behind trusted proxies; else the connection's.
     pub remote_address: IpAddr,
+    /// The token that a RequestAuthentication accepted. `None`: the request is anonymous.
+    pub token: Option<&'a VerifiedToken>,
 }
 
 impl<'a> HttpFacts<'a> {

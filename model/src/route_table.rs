@@ -190,6 +190,7 @@ mod tests {
             query: Some("a=1&b"),
             headers: &headers,
             remote_address: "10.0.0.1".parse().unwrap(),
+            token: None,
         };
         match table.lookup(&facts) {
             Lookup::Rule(chosen) => Some((chosen.route.name.to_string(), chosen.index)),

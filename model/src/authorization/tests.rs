@@ -62,6 +62,7 @@ impl Case {
                 query: None,
                 headers: &headers,
                 remote_address: address,
+                token: None,
             }),
         })
         .is_allowed()

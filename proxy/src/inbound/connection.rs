@@ -140,6 +140,7 @@ impl Connection {
                 query: head.query(),
                 headers: head.headers(),
                 remote_address: remote_address(head, self.client.ip(), policy.config.trusted_proxies),
+                token: None,
             }),
         )
     }

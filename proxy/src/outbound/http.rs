@@ -105,6 +105,7 @@ impl Outbound {
                 query: head.query(),
                 headers: head.headers(),
                 remote_address: self.client.ip(),
+                token: None,
             };
             match model.routes.lookup(&facts) {
                 Lookup::Unrouted => {
