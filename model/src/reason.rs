@@ -88,6 +88,7 @@ reasons! {
     ConnectionReset "connection_reset" 502 14 Server "The connection to the server ended before the answer did; the request may have been executed.";
     ApplicationUnreachable "application_unreachable" 503 14 Server "The proxy could not connect to its application.";
     RetryBudgetExhausted "retry_budget_exhausted" 503 14 Mesh "A retry was due and the retry budget is spent.";
+    OriginalDestinationMissing "original_destination_missing" 503 14 Mesh "A redirected connection came without the destination it was meant for.";
     LoopDetected "loop_detected" 508 13 Configuration "The connection would lead back to this proxy.";
     Overloaded "overloaded" 503 8 Mesh "A limit on connections, requests or memory is reached.";
     Draining "draining" 503 14 Mesh "The proxy is shutting down.";

@@ -7,6 +7,7 @@
 
 use crate::access_log::AccessLog;
 use crate::admin::{self, Levers};
+use crate::capture::{self, CaptureError};
 use crate::control::Control;
 use crate::control::metrics::ControlMetrics;
 use crate::describe::chain;
@@ -49,10 +50,15 @@ pub enum AppError {
         address: SocketAddr,
         /// Why, and what to do.
         why: String,
+        /// Whether this machine has no address of that family.
+        lacks_family: bool,
     },
     /// The state directory, or what is in it.
     #[error("state")]
     State(#[source] StateError),
+    /// The redirection, or who this process is to it.
+    #[error("transparent capture")]
+    Capture(#[source] CaptureError),
     /// A metric.
     #[error("metrics cannot be set up")]
     Registry(#[source] RegistryError),
@@ -72,7 +78,7 @@ pub enum AppError {
 impl AppError {
     /// Whether it is the user's to put right: another address, other permissions.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Bind { .. } | Self::State(_))
+        matches!(self, Self::Bind { .. } | Self::State(_) | Self::Capture(_))
     }
 }
 
@@ -89,6 +95,9 @@ pub fn run(settings: Settings, log: Option<LogHandle>) -> Result<(), AppError> {
     raise_descriptor_limit();
     let bound = bind(&settings)?;
     let state = settings.state.as_deref().map(StateDirectory::open).transpose().map_err(AppError::State)?;
+    if let Some(capture) = &settings.capture {
+        capture::prepare(capture).map_err(AppError::Capture)?;
+    }
     let settings = Arc::new(settings);
 
     let registry = Registry::new("weft-proxy", env!("CARGO_PKG_VERSION")).map_err(AppError::Registry)?;
@@ -206,6 +215,23 @@ fn bind(settings: &Settings) -> Result<Bound, AppError> {
             worker.inbound.push((entry.application, listener));
         }
     }
+    if let Some(capture) = &settings.capture {
+        for address in capture.outbound() {
+            let listeners = match listen("rules.outboundPort", address, count) {
+                // A pod without IPv6 has no [::1], and nothing that could be redirected there.
+                Err(AppError::Bind { lacks_family: true, .. }) if address.is_ipv6() => continue,
+                listeners => listeners?,
+            };
+            for (worker, listener) in workers.iter_mut().zip(listeners) {
+                worker.redirected_outbound.push(listener);
+            }
+        }
+        for (worker, listener) in
+            workers.iter_mut().zip(listen("rules.inboundPort", capture.inbound(), count)?)
+        {
+            worker.redirected_inbound = Some(listener);
+        }
+    }
     let one = |setting: &str, address| listen(setting, address, 1).map(|mut listeners| listeners.remove(0));
     Ok(Bound {
         workers,
@@ -227,7 +253,7 @@ fn listen(setting: &str, address: SocketAddr, count: usize) -> Result<Vec<TcpLis
             }
             _ => error.to_string(),
         };
-        AppError::Bind { setting: setting.to_owned(), address, why }
+        AppError::Bind { setting: setting.to_owned(), address, why, lacks_family: lacks_ipv6(error) }
     };
     // Without sharing first: with it, a second proxy on the same port would silently take half of
     // this one's connections.

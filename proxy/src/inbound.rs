@@ -5,6 +5,7 @@
 //! where the port's mode is STRICT. A connection that names another workload is refused as
 //! undelivered, so that the client tries where it meant to go.
 
+pub mod applications;
 pub mod connection;
 pub mod http;
 pub mod revoke;
@@ -55,6 +56,18 @@ pub async fn serve(worker: Rc<Worker>, application: Rc<Application>, stream: Tcp
     // The address that was dialled, as the mesh advertises it.
     let Ok(local) = stream.local_addr() else { return };
     let local = SocketAddr::new(local.ip().to_canonical(), local.port());
+    serve_at(worker, application, stream, client, local).await;
+}
+
+/// Serves a connection to the workload. `local`: the address that was dialled, as the mesh advertises
+/// it, which is what policy sees.
+pub async fn serve_at(
+    worker: Rc<Worker>,
+    application: Rc<Application>,
+    stream: TcpStream,
+    client: SocketAddr,
+    local: SocketAddr,
+) {
     let Ok(spoken) = detect::detect(&stream, detect::DEFAULT_SILENCE_MAX).await else { return };
     match spoken {
         Spoken::Nothing => {}

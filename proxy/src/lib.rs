@@ -11,9 +11,11 @@
 pub mod access_log;
 pub mod admin;
 pub mod app;
+pub mod capture;
 pub mod control;
 pub mod describe;
 pub mod detect;
+pub mod dial;
 pub mod exchange;
 pub mod h1;
 pub mod h2;

@@ -4,12 +4,13 @@
 //! runs out of file descriptors it pauses, so that nothing spins and nothing dies. It reads nothing.
 
 pub mod original_dst;
+pub mod redirected;
 
 use crate::h1::Drain;
 use crate::metrics::Direction;
 use crate::worker::Worker;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -50,6 +51,11 @@ where
         if stream.set_nodelay(true).is_err() {
             continue;
         }
+        // On a socket of both families IPv4 comes in another form; policy knows one.
+        let client = match client.ip().to_canonical() {
+            ip @ IpAddr::V4(_) => SocketAddr::new(ip, client.port()),
+            IpAddr::V6(_) => client,
+        };
         let open = worker.connections.accepted(direction);
         let guard = worker.shared.drain.opened();
         let serving = serve(worker.clone(), stream, client);

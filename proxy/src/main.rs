@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     };
     match app::run(settings, Some(log)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error @ AppError::State(_)) => fail(2, &chain(&error)),
+        Err(error @ (AppError::State(_) | AppError::Capture(_))) => fail(2, &chain(&error)),
         Err(error) if error.is_usage() => fail(2, &error.to_string()),
         Err(error) => {
             tracing::error!(error = chain(&error), "weft-proxy ends");

@@ -13,6 +13,7 @@ use crate::stream::Stream;
 use crate::tls::{Connector, MeshAlpn};
 use crate::worker::Worker;
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -295,7 +296,7 @@ impl Pool {
 
     async fn try_connect(&self, worker: &Rc<Worker>, alpn: MeshAlpn) -> Result<Stream, Reason> {
         let deadline = Instant::now() + DEFAULT_CONNECT_TIMEOUT;
-        let tcp = match tokio::time::timeout_at(deadline.into(), TcpStream::connect(self.address)).await {
+        let tcp = match tokio::time::timeout_at(deadline.into(), self.dial_tcp(worker)).await {
             Err(_) => return Err(Reason::ConnectTimeout),
             Ok(Err(error)) => {
                 tracing::debug!(address = %self.address, %error, "connect failed");
@@ -315,6 +316,21 @@ impl Pool {
                 Ok(stream)
             }
         }
+    }
+
+    async fn dial_tcp(&self, worker: &Worker) -> io::Result<TcpStream> {
+        let to_itself = matches!(self.dial, Dial::Mesh { .. })
+            && worker.is_redirected_to_itself(&worker.policy.current(), self.address.ip());
+        if to_itself {
+            worker.dialler.connect_to_itself(self.address).await
+        } else {
+            worker.dialler.connect(self.address).await
+        }
+    }
+
+    /// Whether nothing is connected and nothing under way.
+    pub fn is_empty(&self) -> bool {
+        self.in_flight.get() == 0 && self.idle.borrow().is_empty() && self.shared.borrow().is_empty()
     }
 
     /// Closes what lay idle too long.

@@ -5,12 +5,15 @@
 //! What belongs to the mesh (policy, identities, endpoints) is no setting: it comes from the control
 //! API. Nothing is opened or bound here; the files that are read are the settings' own.
 
+mod capture;
 mod file;
 mod flags;
 
+pub use capture::{CaptureSettings, Installer, Mode as CaptureMode};
 pub use flags::Flags;
 
 use crate::access_log::Mode;
+use crate::rules::settings::Bypass;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -49,6 +52,8 @@ pub struct Settings {
     pub outbound: OutboundSettings,
     /// The other workloads' side.
     pub inbound: Vec<InboundSettings>,
+    /// Transparent capture. `None`: the explicit mode.
+    pub capture: Option<CaptureSettings>,
     /// Where metrics and readiness are served.
     pub metrics: SocketAddr,
     /// Where state is shown and changed; a loopback address.
@@ -80,6 +85,8 @@ pub struct ControlSettings {
     pub spiffe_id: Option<SpiffeId>,
     /// A file with the token for the first certificate. Re-read at each use.
     pub token: Option<PathBuf>,
+    /// How the redirection knows this process's connections. `None`: nothing is redirected.
+    pub bypass: Option<Bypass>,
 }
 
 /// `HOST:PORT`; a name is resolved anew for each connection.
@@ -215,7 +222,8 @@ impl Settings {
         Self::join(flags, file)
     }
 
-    fn join(flags: Flags, file: file::File) -> Result<Self, SettingsError> {
+    fn join(mut flags: Flags, file: file::File) -> Result<Self, SettingsError> {
+        let capture = CaptureSettings::join(&mut flags, file.capture, file.rules)?;
         let control = ControlSettings {
             address: flags
                 .control_address
@@ -227,9 +235,14 @@ impl Settings {
                 .ok_or_else(|| SettingsError::missing("control.roots", "control-roots"))?,
             spiffe_id: flags.control_spiffe_id.or(file.control.spiffe_id.map(file::Parsed::into_inner)),
             token: flags.token_file.or(file.control.token),
+            bypass: capture.as_ref().map(|capture| capture.rules.settings().bypass),
         };
-        let outbound_listen =
-            flags.outbound_listen.or(file.outbound.listen.map(file::Parsed::into_inner)).unwrap_or_default();
+        // What is redirected needs no second way in; one that is asked for is served as well.
+        let none = flags::MaybeAddress(None);
+        let outbound_listen = flags
+            .outbound_listen
+            .or(file.outbound.listen.map(file::Parsed::into_inner))
+            .unwrap_or_else(|| if capture.is_some() { none } else { flags::MaybeAddress::default() });
         let services = match flags.outbound_service {
             listed if !listed.is_empty() => listed,
             _ => file.outbound.services.into_iter().map(file::ServiceEntry::into_settings).collect(),
@@ -255,6 +268,7 @@ impl Settings {
             control,
             outbound: OutboundSettings { listen: outbound_listen.0, services },
             inbound,
+            capture,
             metrics: address(flags.metrics_listen, file.metrics.listen, DEFAULT_METRICS_LISTEN),
             admin: address(flags.admin_listen, file.admin.listen, DEFAULT_ADMIN_LISTEN),
             state: flags.state.or(file.state),
@@ -293,6 +307,10 @@ impl Settings {
         for entry in &self.inbound {
             all.push((format!("inbound (application {})", entry.application), entry.listen));
         }
+        if let Some(capture) = &self.capture {
+            all.extend(capture.outbound().map(|listen| ("rules.outboundPort".to_owned(), listen)));
+            all.push(("rules.inboundPort".to_owned(), capture.inbound()));
+        }
         all.push(("metrics.listen".to_owned(), self.metrics));
         all.push(("admin.listen".to_owned(), self.admin));
         all
@@ -315,6 +333,16 @@ impl Settings {
                 return Err(SettingsError::new(format_args!(
                     "{setting}: {address} is not a loopback address; whoever reaches it acts as this workload, \
                      so use 127.0.0.1 or [::1]"
+                )));
+            }
+        }
+        if let Some(capture) = &self.capture {
+            capture.check(self.metrics)?;
+            if let Some(entry) = self.inbound.first() {
+                return Err(SettingsError::new(format_args!(
+                    "inbound: {} is for the explicit mode; with capture.mode `transparent` an application is reached at \
+                     the address that was dialled, so leave `inbound` out",
+                    entry.listen
                 )));
             }
         }

@@ -4,15 +4,17 @@
 //! never locked and never shared; what is shared (policy, TLS, limits) comes in through [`Shared`].
 
 use crate::access_log::AccessLog;
+use crate::dial::Dialler;
+use crate::inbound::applications::Applications;
 use crate::inbound::revoke::LiveSet;
 use crate::inbound::{self, Application};
-use crate::listener;
+use crate::listener::{self, redirected};
 use crate::metrics::{ConnectionMetrics, Direction, RequestMetrics};
 use crate::outbound::{self, Destinations, Target};
-use crate::policy::{Asked, Reader};
+use crate::policy::{Asked, Policy, Reader};
 use crate::shared::Shared;
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +36,10 @@ pub struct Listeners {
     pub services: Vec<(ServiceName, u16, std::net::TcpListener)>,
     /// The workload's own addresses, each with the application's address behind it.
     pub inbound: Vec<(SocketAddr, std::net::TcpListener)>,
+    /// Where what the application dials is redirected to.
+    pub redirected_outbound: Vec<std::net::TcpListener>,
+    /// Where what others dial is redirected to.
+    pub redirected_inbound: Option<std::net::TcpListener>,
 }
 
 /// What everything on a worker's thread can reach.
@@ -42,8 +48,14 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// What the mesh says.
     pub policy: Reader,
+    /// How it dials.
+    pub dialler: Dialler,
+    /// Where this process listens: what leads there would run in a circle.
+    pub own_listeners: Vec<SocketAddr>,
     /// Where this worker calls.
     pub destinations: Destinations,
+    /// The applications behind redirected connections.
+    pub applications: Applications,
     /// Requests, counted.
     pub metrics: RequestMetrics,
     /// Connections, counted.
@@ -60,7 +72,10 @@ pub struct Worker {
 pub async fn run(index: WorkerIndex, shared: Arc<Shared>, listeners: Listeners) {
     let worker = Rc::new(Worker {
         policy: shared.policy.reader(),
+        dialler: Dialler::new(shared.settings.control.bypass),
+        own_listeners: shared.settings.listeners().into_iter().map(|(_, address)| address).collect(),
         destinations: Destinations::default(),
+        applications: Applications::default(),
         metrics: RequestMetrics::new(&shared.families),
         connections: ConnectionMetrics::new(&shared.families),
         access_log: shared.access_log.clone(),
@@ -93,11 +108,18 @@ pub async fn run(index: WorkerIndex, shared: Arc<Shared>, listeners: Listeners) 
             inbound::serve(worker, application.clone(), stream, client)
         }));
     }
+    for listener in listeners.redirected_outbound {
+        accepting.push(accept(&worker, listener, Direction::Outbound, redirected::outbound));
+    }
+    if let Some(listener) = listeners.redirected_inbound {
+        accepting.push(accept(&worker, listener, Direction::Inbound, redirected::inbound));
+    }
     let sweeper = worker.clone();
     let sweep = spawn_local("sweep", async move {
         loop {
             tokio::time::sleep(SWEEP_INTERVAL).await;
             sweeper.destinations.sweep(&sweeper.policy.current());
+            sweeper.applications.sweep();
         }
     });
     let follower = worker.clone();
@@ -111,6 +133,14 @@ pub async fn run(index: WorkerIndex, shared: Arc<Shared>, listeners: Listeners) 
     drain.forced().await;
     sweep.abort();
     follow.abort();
+}
+
+impl Worker {
+    /// Whether an address is this pod's own, so that a call to it must come back in like a peer's.
+    pub fn is_redirected_to_itself(&self, policy: &Policy, ip: IpAddr) -> bool {
+        self.shared.settings.capture.is_some()
+            && policy.own.workload.as_ref().is_some_and(|own| own.addresses.contains(&ip))
+    }
 }
 
 fn accept<F, Fut>(

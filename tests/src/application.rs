@@ -87,7 +87,11 @@ enum Wish {
 impl Application {
     /// Listens on a free port of 127.0.0.1. `name` comes back in `x-application`.
     pub async fn start(name: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::on(name, TcpListener::bind("127.0.0.1:0").await.expect("a free port"))
+    }
+
+    /// On a listener that is there, for instance one in a pod.
+    pub fn on(name: &str, listener: TcpListener) -> Self {
         let address = listener.local_addr().expect("an address");
         let state = Arc::new(State {
             name: name.to_owned(),

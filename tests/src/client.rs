@@ -209,7 +209,11 @@ impl Client {
 
     /// A connection that is kept.
     pub async fn connect(&self) -> io::Result<Connection> {
-        let stream = TcpStream::connect(self.address).await?;
+        self.over(TcpStream::connect(self.address).await?)
+    }
+
+    /// The same over a connection that is there, for instance one from a pod.
+    pub fn over(&self, stream: TcpStream) -> io::Result<Connection> {
         stream.set_nodelay(true)?;
         let (read, write) = stream.into_split();
         Ok(Connection { client: *self, reader: Reader::new(read), write, open: true })

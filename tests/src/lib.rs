@@ -2,7 +2,8 @@
 //!
 //! [`mesh`] starts the built binaries as processes; [`application`] is what stands behind a proxy;
 //! [`client`] what stands before one; [`raw`] sends and reads exact bytes; [`certificate`] makes
-//! certificates, good and bad; [`netns`] makes pods of network namespaces; [`wait`] waits for a condition, never for a time. A test that fails
+//! certificates, good and bad; [`netns`] makes pods of network namespaces, [`pods`]
+//! a mesh of them; [`wait`] waits for a condition, never for a time. A test that fails
 //! prints the end of every process's log.
 
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ pub mod mesh;
 pub mod metrics;
 pub mod netns;
 pub mod peers;
+pub mod pods;
 pub mod ports;
 pub mod process;
 pub mod raw;

@@ -6,6 +6,7 @@
 //! is used later. All of it vanishes with the process.
 
 pub mod nftables;
+pub mod wire;
 
 use crate::process::Process;
 use crate::wait;
@@ -56,6 +57,7 @@ pub struct Network {
 #[derive(Debug)]
 pub struct Pod {
     name: String,
+    number: u8,
     ipv4: Ipv4Addr,
     ipv6: Ipv6Addr,
     jobs: mpsc::Sender<Job>,
@@ -141,6 +143,7 @@ impl Network {
         self.pods.set(number);
         let pod = Pod::new(
             name,
+            number,
             Ipv4Addr::new(10, 77, 0, number),
             Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.into()),
         );
@@ -175,7 +178,7 @@ impl Network {
 // === impl Pod ===
 
 impl Pod {
-    fn new(name: &str, ipv4: Ipv4Addr, ipv6: Ipv6Addr) -> Self {
+    fn new(name: &str, number: u8, ipv4: Ipv4Addr, ipv6: Ipv6Addr) -> Self {
         let (jobs, queue) = mpsc::channel::<Job>();
         let (made, namespace) = mpsc::channel();
         // Detached: it ends when the pod, which holds the other end, is dropped.
@@ -192,12 +195,17 @@ impl Pod {
             .expect("a thread must start");
         let namespace =
             namespace.recv().expect("a pod's thread must answer").expect("a namespace must be made");
-        Self { name: name.to_owned(), ipv4, ipv6, jobs, namespace }
+        Self { name: name.to_owned(), number, ipv4, ipv6, jobs, namespace }
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The other end of its interface, in the test's own namespace.
+    pub fn outer_interface(&self) -> String {
+        format!("pod{}", self.number)
     }
 
     /// Its IPv4 address.

@@ -4,6 +4,7 @@
 //! silent is noticed by unanswered pings within twenty seconds; nothing here retries.
 
 use crate::describe::tls_failure;
+use crate::dial::Dialler;
 use crate::settings::ControlSettings;
 use crate::tls::authority::{self, AuthorityError};
 use crate::tls::own::OwnResolver;
@@ -18,7 +19,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::body::Body;
 use tower_service::Service;
@@ -100,7 +100,8 @@ async fn connect(settings: &ControlSettings, own: Option<Arc<OwnResolver>>) -> R
     let address = || settings.address.to_string();
     let config = authority::client_config(&settings.roots, settings.spiffe_id.as_ref(), own)
         .map_err(DialError::Authority)?;
-    let tcp = TcpStream::connect(settings.address.as_str())
+    let tcp = Dialler::new(settings.bypass)
+        .connect_to_name(settings.address.as_str())
         .await
         .and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp))
         .map_err(|source| DialError::Connect { address: address(), source })?;

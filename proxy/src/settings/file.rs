@@ -1,8 +1,10 @@
 //! The settings file as it is written. Unknown keys and wrong values are errors with file and line.
 
+use super::capture::{Installer, Mode as CaptureMode};
 use super::flags::{Address, MaybeAddress, Span};
 use super::{ControlAddress, InboundSettings, ServiceSettings, SettingsError};
 use crate::access_log::Mode;
+use crate::rules::settings::RulesFile;
 use serde::{Deserialize, Deserializer};
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -51,6 +53,8 @@ pub(super) struct File {
     pub(super) control: Control,
     pub(super) outbound: Outbound,
     pub(super) inbound: Vec<InboundEntry>,
+    pub(super) capture: CaptureFile,
+    pub(super) rules: RulesFile,
     pub(super) metrics: Listen,
     pub(super) admin: Listen,
     pub(super) state: Option<PathBuf>,
@@ -91,6 +95,13 @@ pub(super) struct ServiceEntry {
 pub(super) struct InboundEntry {
     listen: Parsed<Address>,
     application: Parsed<Address>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct CaptureFile {
+    pub(super) mode: Option<Parsed<CaptureMode>>,
+    pub(super) install: Option<Parsed<Installer>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

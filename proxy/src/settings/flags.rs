@@ -1,7 +1,9 @@
 //! The command line, and its environment variables: every setting has one of each.
 
+use super::capture::{Installer, Mode as CaptureMode};
 use super::{ControlAddress, InboundSettings, ServiceSettings, socket_address};
 use crate::access_log::Mode;
+use crate::rules::settings::RulesFlags;
 use clap::Parser;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -44,6 +46,15 @@ pub struct Flags {
     /// An address of this workload and the application's behind it (repeatable).
     #[arg(long, env = "WEFT_INBOUND", value_delimiter = ',', value_name = "ADDRESS=APPLICATION")]
     pub inbound: Vec<InboundSettings>,
+    /// How connections come to the proxy: explicit or transparent [default: explicit].
+    #[arg(long, env = "WEFT_CAPTURE", value_name = "MODE")]
+    pub capture: Option<CaptureMode>,
+    /// Who installs the rules of transparent capture: itself or other [default: itself].
+    #[arg(long, env = "WEFT_CAPTURE_INSTALL", value_name = "WHO")]
+    pub capture_install: Option<Installer>,
+    /// The redirection rules of transparent capture.
+    #[command(flatten)]
+    pub rules: RulesFlags,
     /// Where metrics and readiness are served [default: [::]:15020].
     #[arg(long, env = "WEFT_METRICS_LISTEN", value_name = "ADDRESS", value_parser = socket_address)]
     pub metrics_listen: Option<SocketAddr>,

@@ -206,3 +206,48 @@ fn the_same_port_collides_only_where_both_cannot_be_bound() {
     assert!(!collides("0.0.0.0:80", "[::1]:80"));
     assert!(!collides("127.0.0.1:0", "127.0.0.1:0"));
 }
+
+/// A whole file of the transparent mode.
+const TRANSPARENT: &str = "
+workload: shop/cart-1
+control: { address: 127.0.0.1:15010, roots: roots.pem }
+capture: { mode: transparent, install: other }
+rules:
+  bypass: mark:0x77
+  lines: [exclude port 5432]
+";
+
+#[test]
+fn transparent_capture_has_its_own_ports_and_no_http_proxy_unless_asked_for() {
+    let settings = load(TRANSPARENT, &[]).unwrap();
+    let capture = settings.capture.as_ref().unwrap();
+    assert_eq!(capture.installer, Installer::Other);
+    assert_eq!(capture.rules.settings().lines.len(), 1);
+    assert_eq!(settings.control.bypass, Some(Bypass::Mark(0x77)));
+    assert_eq!(settings.outbound.listen, None);
+    let listeners: Vec<_> = settings.listeners().iter().map(|(_, address)| address.to_string()).collect();
+    assert_eq!(listeners, ["127.0.0.1:15001", "[::1]:15001", "[::]:15006", "[::]:15020", "127.0.0.1:15000"]);
+    let settings = load(TRANSPARENT, &["--outbound-listen=127.0.0.1:3128", "--bypass=uid:7"]).unwrap();
+    assert_eq!(settings.outbound.listen, "127.0.0.1:3128".parse().ok());
+    assert_eq!(settings.control.bypass, Some(Bypass::User(7)));
+    // The section may be there for `weft-proxy rules` alone.
+    let settings = load(TRANSPARENT, &["--capture=explicit"]).unwrap();
+    assert!(settings.capture.is_none() && settings.control.bypass.is_none());
+}
+
+#[test]
+fn transparent_capture_that_cannot_work_is_refused_with_the_remedy() {
+    for (flags, said) in [
+        (&["--inbound=127.0.1.1:8080=127.0.0.1:3000"][..], "leave `inbound` out"),
+        (&["--metrics-listen=[::]:9999"], "ownPorts: [9999]"),
+        (&["--outbound-listen=127.0.0.1:15001"], "collides with outbound.listen"),
+        (&["--inbound-port=15001"], "both 15001"),
+        (&["--capture=tproxy"], "neither `explicit` nor `transparent`"),
+        (&["--capture-install=me"], "neither `itself`"),
+    ] {
+        let error = load(TRANSPARENT, flags).unwrap_err();
+        assert!(error.contains(said), "{flags:?}: {error}");
+    }
+    assert!(load(TRANSPARENT, &["--metrics-listen=127.0.0.1:9999"]).is_ok());
+    assert!(load(TRANSPARENT, &["--metrics-listen=[::]:9999", "--own-port=9999,15021"]).is_ok());
+}
