@@ -11,6 +11,7 @@ mod authorization;
 mod names;
 mod population;
 mod principals;
+mod probes;
 mod routes;
 mod services;
 
@@ -27,6 +28,7 @@ pub(crate) fn mesh<'r>(report: &'r Report<'r>, documents: &'r Documents<'r>) -> 
     let mut population = Population::new(report, &documents.workloads, &config);
     let mut services = Services::new(report, &documents.services, &mut population);
     names::addresses_once(report, documents, &config);
+    probes::warn(report, documents, &config);
     let peer_authentications = authentication::bind(report, documents, &config, &mut population);
     let authorizations = authorization::bind(report, documents, &config, &mut population, &services);
     let routes = routes::attach(report, documents, &mut services);

@@ -9,6 +9,7 @@ pub(crate) mod http_route;
 pub(crate) mod mesh_config;
 mod metadata;
 pub(crate) mod peer_authentication;
+pub(crate) mod probe;
 mod route_filters;
 pub(crate) mod selector;
 pub(crate) mod service;

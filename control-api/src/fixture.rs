@@ -71,6 +71,7 @@ impl Fixture {
             authorizations: Vec::new(),
             peer_authentications: Vec::new(),
             request_authentications: Vec::new(),
+            probes: Vec::new(),
         };
         let target = ServiceTarget::Workload(workload.uid.clone());
         let port = port(8080, Vec::new());

@@ -18,6 +18,7 @@ pub mod jwks;
 pub mod mesh;
 pub mod names;
 pub mod path;
+pub mod probe;
 pub mod reason;
 pub mod request;
 pub mod request_authentication;

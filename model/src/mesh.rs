@@ -26,6 +26,8 @@ pub struct MeshConfig {
     pub root_namespace: Namespace,
     /// Addresses that are the mesh's own.
     pub cidrs: Vec<IpNet>,
+    /// Addresses of nodes: from there the kubelets probe.
+    pub node_cidrs: Vec<IpNet>,
     /// How many proxies in front append to `x-forwarded-for` and are believed.
     pub trusted_proxies: u32,
     /// What holds where no PeerAuthentication speaks.
@@ -42,6 +44,7 @@ impl Default for MeshConfig {
             trust_domain_aliases: Vec::new(),
             root_namespace: "weft-system".parse().expect("the default root namespace must parse"),
             cidrs: Vec::new(),
+            node_cidrs: Vec::new(),
             trusted_proxies: 0,
             peer_authentication_default: TlsMode::Strict,
             request_timeout_default: None,

@@ -6,6 +6,7 @@ mod authentication;
 mod authorization;
 mod endpoints;
 mod mesh;
+mod probe;
 mod route;
 mod service;
 mod workload;

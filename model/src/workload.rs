@@ -1,6 +1,7 @@
 //! A process with an identity, and what binds it.
 
 use crate::names::{Name, Namespace, ResourceName, ServiceName, WorkloadUid};
+use crate::probe::Probe;
 use crate::service::Protocol;
 use crate::spiffe::{SpiffeId, TrustDomain};
 use std::net::IpAddr;
@@ -69,6 +70,8 @@ pub struct Workload {
     pub peer_authentications: Vec<ResourceName>,
     /// Every RequestAuthentication that binds it.
     pub request_authentications: Vec<ResourceName>,
+    /// What nodes may ask without a certificate.
+    pub probes: Vec<Probe>,
 }
 
 /// One port of a workload.

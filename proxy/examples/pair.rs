@@ -67,6 +67,7 @@ fn main() {
             authorizations: vec![],
             peer_authentications: vec![],
             request_authentications: vec![],
+            probes: Vec::new(),
         })
     };
     let own = |workload: Arc<Workload>, authorization| {
@@ -183,6 +184,7 @@ fn main() {
             tls,
             drain,
             readiness,
+            probes: Default::default(),
             families: Families::new(&registry).expect("families must be made"),
             access_log: AccessLog::to_stdout(Mode::Errors).expect("a thread must start"),
             settings: settings.clone(),

@@ -87,6 +87,8 @@ pub struct Entry<'a> {
     pub endpoint: Option<SocketAddr>,
     /// How many tries it took.
     pub tries: u32,
+    /// Which kind of the kubelet's probes it is.
+    pub probe: Option<&'static str>,
 }
 
 impl AccessLog {
@@ -169,6 +171,9 @@ impl Entry<'_> {
         if let Some(endpoint) = self.endpoint {
             line.push_str(&format!(",\"endpoint\":\"{endpoint}\""));
         }
+        if let Some(kind) = self.probe {
+            text(&mut line, "probe", kind);
+        }
         line.push_str(&format!(",\"tries\":{}}}\n", self.tries));
         line
     }
@@ -218,6 +223,7 @@ mod tests {
             service: "shop/cart",
             endpoint: None,
             tries: 1,
+            probe: None,
         }
     }
 

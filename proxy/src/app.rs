@@ -13,6 +13,7 @@ use crate::control::metrics::ControlMetrics;
 use crate::describe::chain;
 use crate::identity::Identity;
 use crate::identity::metrics::IdentityMetrics;
+use crate::inbound::probe::Probes;
 use crate::metrics::Families;
 use crate::policy;
 use crate::settings::Settings;
@@ -122,6 +123,7 @@ pub fn run(settings: Settings, log: Option<LogHandle>) -> Result<(), AppError> {
         families,
         access_log,
         drain: watch,
+        probes: Probes::default(),
         readiness: readiness.clone(),
         admitting,
     });

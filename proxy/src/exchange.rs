@@ -44,6 +44,8 @@ pub struct Record {
     pub logged: Option<Logged>,
     /// Bytes of the request's body.
     pub request_bytes: RequestBytes,
+    /// Which kind of the kubelet's probes it is.
+    pub probe: Option<&'static str>,
     /// Releases the endpoint's count.
     pub in_flight: Option<InFlight>,
     /// Says when the answer must end although it would go on.
@@ -176,7 +178,11 @@ impl Observed {
             RequestBytes::Counted(count) => count.get(),
         };
         let worker = &record.worker;
-        worker.metrics.cells(&record.ends, outcome).record(duration, request_bytes, self.bytes);
+        match record.probe {
+            // The node's business, and as steady as a clock: among requests it would only blur them.
+            Some(kind) => worker.connections.probe(kind, probe_outcome(outcome)),
+            None => worker.metrics.cells(&record.ends, outcome).record(duration, request_bytes, self.bytes),
+        }
         if !worker.access_log.wants(self.status, reason) {
             return;
         }
@@ -199,6 +205,7 @@ impl Observed {
             service: &record.ends.service.host,
             endpoint: record.endpoint,
             tries: record.tries,
+            probe: record.probe,
         });
     }
 }
@@ -256,6 +263,12 @@ impl Drop for Observed {
         // The client left before the end.
         self.tell(None);
     }
+}
+
+/// As the kubelet counts it. Whether a gRPC server says that it serves is in its message, unseen.
+fn probe_outcome(outcome: Outcome) -> &'static str {
+    let good = (200..400).contains(&outcome.status) && outcome.reason.is_none();
+    if good && (!outcome.grpc || outcome.grpc_status == Some(0)) { "succeeded" } else { "failed" }
 }
 
 fn grpc_status(headers: &Headers) -> Option<u8> {

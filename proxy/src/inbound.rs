@@ -2,12 +2,14 @@
 //!
 //! detect → TLS (who calls, and what for) → the server policy of the port → HTTP → [`http`], the
 //! inbound stack. Only `weft1-*` is terminated; everything else counts as plaintext and is refused
-//! where the port's mode is STRICT. A connection that names another workload is refused as
+//! where the port's mode is STRICT, but for the kubelet's [`probe`]s. A connection that names another workload is refused as
 //! undelivered, so that the client tries where it meant to go.
 
 pub mod applications;
 pub mod connection;
 pub mod http;
+pub mod probe;
+pub mod probe_https;
 pub mod revoke;
 pub mod tcp;
 
@@ -71,7 +73,13 @@ pub async fn serve_at(
     let Ok(spoken) = detect::detect(&stream, detect::DEFAULT_SILENCE_MAX).await else { return };
     match spoken {
         Spoken::Nothing => {}
-        Spoken::Tls => serve_mesh(worker, application, stream, client, local).await,
+        Spoken::Tls => {
+            let connection = Connection::new(worker.clone(), application.clone(), client, local, None);
+            if let Some(pass) = probe_https::recognise(&connection, &stream).await {
+                return probe_https::carry(Rc::new(connection), pass, Stream::Tcp(stream)).await;
+            }
+            serve_mesh(worker, application, stream, client, local).await;
+        }
         Spoken::Http1 | Spoken::Http2 => {
             serve_plaintext(worker, application, stream, client, local, spoken).await;
         }
@@ -126,8 +134,14 @@ async fn serve_plaintext(
 ) {
     let drain = worker.shared.drain.clone();
     let connection = Rc::new(Connection::new(worker.clone(), application, client, local, None));
-    let admitted = connection.admit(&worker.policy.current()).is_ok();
-    worker.connections.plaintext(if admitted { "admitted" } else { "refused" });
+    let policy = worker.policy.current();
+    worker.connections.plaintext(match connection.admit(&policy) {
+        Ok(()) => "admitted",
+        // Its probes are let through, and nothing else of it.
+        Err(_) if connection.is_from_node(&policy) => "node",
+        Err(_) => "refused",
+    });
+    drop(policy);
     let inbound = Rc::new(Inbound::new(connection));
     if spoken == Spoken::Http2 {
         h2::serve(Stream::Tcp(stream), inbound, &h2::Settings::server(), &drain).await;

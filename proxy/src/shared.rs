@@ -4,6 +4,7 @@
 //! request's way.
 
 use crate::access_log::AccessLog;
+use crate::inbound::probe::Probes;
 use crate::metrics::Families;
 use crate::policy;
 use crate::settings::Settings;
@@ -33,6 +34,8 @@ pub struct Shared {
     pub access_log: AccessLog,
     /// How far the shutdown is.
     pub drain: drain::Watch,
+    /// What probes need to know of each other; no other request asks.
+    pub probes: Probes,
     /// What is missing before this proxy is ready.
     pub readiness: Readiness,
     /// Set once connections may be accepted.

@@ -174,6 +174,16 @@ pub async fn handshake(
     server_name: &str,
     alpn: &[&[u8]],
 ) -> io::Result<TlsStream<TcpStream>> {
+    handshake_over(TcpStream::connect(address).await?, svid, server_name, alpn).await
+}
+
+/// Opens TLS over a connection, believing whatever the server shows.
+pub async fn handshake_over(
+    stream: TcpStream,
+    svid: Option<&Svid>,
+    server_name: &str,
+    alpn: &[&[u8]],
+) -> io::Result<TlsStream<TcpStream>> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("TLS 1.3")
@@ -187,7 +197,6 @@ pub async fn handshake(
     };
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     let name = ServerName::try_from(server_name.to_owned()).map_err(io::Error::other)?;
-    let stream = TcpStream::connect(address).await?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     wait::within("a TLS handshake ends", connector.connect(name, stream)).await
 }

@@ -391,6 +391,7 @@ fn add(mesh: &mut Mesh, workload: &Workload) -> String {
         inbound,
         protocol: &workload.protocol,
         injected: workload.proxied != Proxied::No,
+        spec: &workload.spec,
     };
     let document = document.document();
     if workload.proxied != Proxied::Yes {

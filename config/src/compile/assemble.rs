@@ -76,6 +76,7 @@ fn workload(entry: &Entry<'_>, config: &MeshConfig) -> Workload {
         authorizations: entry.authorizations.clone(),
         peer_authentications: entry.peer_authentications.clone(),
         request_authentications: Vec::new(),
+        probes: entry.written.probes.iter().map(|probe| probe.value.clone()).collect(),
     }
 }
 

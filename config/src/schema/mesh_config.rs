@@ -9,6 +9,9 @@ use std::net::IpAddr;
 use weft_model::mesh::MeshConfig as Model;
 use weft_model::spiffe::TrustDomain;
 
+/// The shortest prefix of a block of nodes: 10.0.0.0/8 is the widest that anybody gives to machines.
+const NODE_PREFIX_MIN: u8 = 8;
+
 /// What the mesh's owner wrote, with the defaults for what was left out.
 #[derive(Debug, Default)]
 pub(crate) struct MeshConfig {
@@ -35,6 +38,16 @@ pub(crate) fn read(spec: Option<&Object<'_>>) -> MeshConfig {
     for value in spec.take("cidrs").and_then(|value| value.items(256)).unwrap_or_default() {
         let Some(block) = block(value) else { continue };
         model.cidrs.push(block.value);
+    }
+    for value in spec.take("nodeCidrs").and_then(|value| value.items(256)).unwrap_or_default() {
+        let Some(block) = block(value) else { continue };
+        // A mistyped mask must not turn half of the world into nodes.
+        if block.value.prefix_len() < NODE_PREFIX_MIN {
+            let message = format!("{} is no block of nodes: it holds far too many addresses", block.value);
+            value.error_hint(message, format!("the shortest prefix here is /{NODE_PREFIX_MIN}"));
+            continue;
+        }
+        model.node_cidrs.push(block.value);
     }
     if let Some(count) = spec.take("numTrustedProxies").and_then(|value| value.number(0..=64)) {
         model.trusted_proxies = count.value;

@@ -1,11 +1,13 @@
 //! `Workload` (weft.dev/v1alpha1): a process with an identity, where no cluster says so.
 
+use super::probe;
 use super::service::{is_destination, protocol};
 use super::value::{Object, Value};
 use crate::document::quoted;
 use crate::report::{At, Place};
 use std::net::IpAddr;
 use weft_model::names::{Name, is_label};
+use weft_model::probe::Probe;
 use weft_model::service::Protocol;
 
 /// The service account of workloads that name none, as in Kubernetes.
@@ -23,6 +25,7 @@ pub(crate) struct Workload<'r> {
     pub(crate) weight: u32,
     pub(crate) injected: bool,
     pub(crate) workload: Option<&'r str>,
+    pub(crate) probes: Vec<At<Probe>>,
 }
 
 #[derive(Debug)]
@@ -43,6 +46,7 @@ pub(crate) fn read<'r>(spec: Option<&Object<'r>>) -> Workload<'r> {
         weight: 1,
         injected: true,
         workload: None,
+        probes: Vec::new(),
     };
     let Some(spec) = spec else { return workload };
     addresses(spec, &mut workload);
@@ -74,6 +78,7 @@ pub(crate) fn read<'r>(spec: Option<&Object<'r>>) -> Workload<'r> {
         workload.injected = injected.value;
     }
     workload.workload = word(spec, "workload");
+    workload.probes = probe::read(spec, &workload);
     workload
 }
 

@@ -30,6 +30,7 @@ pub(super) fn config_to_wire(config: &MeshConfig) -> v1::MeshConfig {
         trust_domain_aliases: config.trust_domain_aliases.iter().map(ToString::to_string).collect(),
         root_namespace: config.root_namespace.to_string(),
         cidrs: config.cidrs.iter().map(ToString::to_string).collect(),
+        node_cidrs: config.node_cidrs.iter().map(ToString::to_string).collect(),
         trusted_proxies: config.trusted_proxies,
         peer_authentication_default: mode_to_wire(Some(config.peer_authentication_default)).into(),
         request_timeout_default: config.request_timeout_default.map(duration_to_wire),
@@ -43,6 +44,7 @@ pub(super) fn config_from_wire(message: v1::MeshConfig) -> Result<MeshConfig, Re
         trust_domain_aliases: each(message.trust_domain_aliases, |name| parse(&name))?,
         root_namespace: parse(&message.root_namespace)?,
         cidrs: each(message.cidrs, |block| parse(&block))?,
+        node_cidrs: each(message.node_cidrs, |block| parse(&block))?,
         trusted_proxies: message.trusted_proxies,
         peer_authentication_default: mode_from_wire(message.peer_authentication_default)?
             .ok_or_else(|| missing("the default mode"))?,

@@ -5,6 +5,7 @@ use crate::authentication::{PolicyScope, TlsMode};
 use crate::authorization::{Action, Clause, Condition, Operation, Rule, ServiceAccount, Source};
 use crate::endpoints::{Endpoint, Health, Wire};
 use crate::names::ServiceName;
+use crate::probe::{Check, GrpcCheck, HttpCheck, PROBES_MAX, Probe};
 use crate::route::{
     Backend, Filter, HeaderEdit, PathEdit, PathMatch, Pattern, Redirect, Rewrite, RouteMatch,
 };
@@ -139,6 +140,18 @@ fn endpoints() -> Endpoints {
     }
 }
 
+fn probes() -> Vec<Probe> {
+    let http = |path, authority, fields: &[_]| Check::Http(HttpCheck::new(path, authority, fields).unwrap());
+    let checks = [
+        http("/healthz?full=1", None, &[]),
+        http("/", Some("health.example"), &[("x-probe", "1"), ("x-probe", "2")]),
+        Check::Https,
+        Check::Grpc(GrpcCheck::new("shop.Cart").unwrap()),
+        Check::Tcp,
+    ];
+    checks.into_iter().map(|check| Probe { port: 8080, check }).collect()
+}
+
 fn all() -> Vec<Resource> {
     let names = |text: &str| vec![text.parse().unwrap()];
     vec![
@@ -148,6 +161,7 @@ fn all() -> Vec<Resource> {
         })),
         Resource::MeshConfig(Arc::new(MeshConfig {
             cidrs: vec!["10.0.0.0/8".parse().unwrap()],
+            node_cidrs: vec!["192.0.2.0/24".parse().unwrap()],
             request_timeout_default: Some(Duration::from_secs(1)),
             ..MeshConfig::default()
         })),
@@ -175,6 +189,7 @@ fn all() -> Vec<Resource> {
             authorizations: names("AuthorizationPolicy/shop/cart"),
             peer_authentications: names("PeerAuthentication/shop/default"),
             request_authentications: vec![],
+            probes: probes(),
         })),
         Resource::Route(Arc::new(route())),
         Resource::Endpoints(Arc::new(endpoints())),
@@ -246,6 +261,30 @@ fn unknown_enum_values_and_empty_oneofs_are_not_understood() {
     assert!(refused(rule(v1::AuthorizationRule { sources: vec![empty_match], ..Default::default() })));
     let empty_condition = v1::Condition::default();
     assert!(refused(rule(v1::AuthorizationRule { conditions: vec![empty_condition], ..Default::default() })));
+}
+
+#[test]
+fn a_probe_that_is_not_understood_or_cannot_be_one_refuses_its_workload() {
+    let Some(Resource::Workload(workload)) = all().into_iter().find(|one| one.kind() == Kind::Workload)
+    else {
+        panic!("a workload")
+    };
+    let decode = |probes: Vec<v1::Probe>| {
+        let message = v1::Workload { probes, ..workload::to_wire(&workload) };
+        Resource::decode(Kind::Workload, workload.uid.as_str(), &message.encode_to_vec())
+    };
+    let http = |path: &str| v1::Probe {
+        port: 8080,
+        check: Some(v1::probe::Check::Http(v1::HttpProbe {
+            path_and_query: path.to_owned(),
+            ..Default::default()
+        })),
+    };
+    assert!(decode(vec![http("/")]).is_ok());
+    assert!(matches!(decode(vec![v1::Probe { port: 8080, check: None }]), Err(Refusal::NotUnderstood(_))));
+    assert!(matches!(decode(vec![http("/a/../b")]), Err(Refusal::Invalid(_))));
+    assert!(matches!(decode(vec![v1::Probe { port: 0, ..http("/") }]), Err(Refusal::Invalid(_))));
+    assert!(matches!(decode(vec![http("/"); PROBES_MAX + 1]), Err(Refusal::Invalid(_))));
 }
 
 #[test]

@@ -1,7 +1,11 @@
 //! `weft.v1.Workload`.
 
+use super::probe;
 use super::service::{protocol_from_wire, protocol_to_wire, reference_from_wire, reference_to_wire};
-use super::{Refusal, description_from_wire, description_to_wire, each, level, missing, parse, port};
+use super::{
+    Refusal, description_from_wire, description_to_wire, each, invalid, level, missing, parse, port,
+};
+use crate::probe::{PROBES_MAX, Probe};
 use crate::proto::v1;
 use crate::workload::{Workload, WorkloadPort};
 
@@ -37,6 +41,7 @@ pub(super) fn to_wire(workload: &Workload) -> v1::Workload {
         authorizations: names(&workload.authorizations),
         peer_authentications: names(&workload.peer_authentications),
         request_authentications: names(&workload.request_authentications),
+        probes: workload.probes.iter().map(probe::to_wire).collect(),
     }
 }
 
@@ -63,5 +68,13 @@ pub(super) fn from_wire(message: v1::Workload) -> Result<Workload, Refusal> {
         authorizations: each(message.authorizations, |name| parse(&name))?,
         peer_authentications: each(message.peer_authentications, |name| parse(&name))?,
         request_authentications: each(message.request_authentications, |name| parse(&name))?,
+        probes: probes(message.probes)?,
     })
+}
+
+fn probes(messages: Vec<v1::Probe>) -> Result<Vec<Probe>, Refusal> {
+    if messages.len() > PROBES_MAX {
+        return Err(invalid(format!("{} probes are more than {PROBES_MAX}", messages.len())));
+    }
+    each(messages, probe::from_wire)
 }

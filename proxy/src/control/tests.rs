@@ -88,6 +88,7 @@ fn workload(authorizations: &[&str], requests: &[&str]) -> Resource {
         authorizations: names(authorizations),
         peer_authentications: Vec::new(),
         request_authentications: names(requests),
+        probes: Vec::new(),
     }))
 }
 

@@ -69,6 +69,8 @@ impl Connection {
         local: SocketAddr,
         mesh: Option<Mesh>,
     ) -> Self {
+        // A listener on all addresses shows IPv4 in IPv6 clothes, in which it is in no block.
+        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
         Self { worker, application, client, local, mesh, ends: RefCell::default() }
     }
 
@@ -100,6 +102,16 @@ impl Connection {
     /// Connections to the application.
     pub fn application(&self) -> &Rc<Pool> {
         self.application.pool()
+    }
+
+    /// Whether it is plaintext from where the kubelet's probes come from, to a port that has some.
+    pub fn is_from_node(&self, policy: &Policy) -> bool {
+        if self.mesh.is_some() {
+            return false;
+        }
+        let Some(own) = &policy.own.workload else { return false };
+        own.probes.iter().any(|probe| probe.port == self.local.port())
+            && policy.config.node_cidrs.iter().any(|block| block.contains(&self.client.ip()))
     }
 
     /// What holds whatever is asked for: that the connection is for this workload and came as the port

@@ -3,6 +3,7 @@
 //! | step | why here |
 //! |---|---|
 //! | internal fields removed | no rule and no application sees a client's claim |
+//! | the kubelet's probes | from a node, exactly as declared: nothing below is asked |
 //! | admission | what the connection is not for is refused before anything of it is looked at |
 //! | canonical path, where a path rule applies | before it is judged; what is judged is forwarded |
 //! | authorization | the newest policy, on each request |
@@ -14,6 +15,7 @@
 
 use super::DIRECTION;
 use super::connection::{Connection, Denied};
+use super::probe::{self, Pass};
 use super::revoke::{self, Live};
 use crate::exchange::{Logged, Record, RequestBytes, count_request, observe};
 use crate::h1::{Delivered, Handler};
@@ -58,6 +60,7 @@ impl Inbound {
             detail: None,
             logged: Some(logged),
             request_bytes: RequestBytes::Exact(0),
+            probe: None,
             in_flight: None,
             live: None,
         }
@@ -97,6 +100,14 @@ impl Inbound {
         self.connection.judge_request(head, policy)
     }
 
+    /// Judges by a newer policy what was let through.
+    fn judge_again(&self, judged: &RequestHead, pass: Option<&Pass>, policy: &Policy) -> Result<(), Denied> {
+        match pass {
+            Some(pass) => pass.judge(&self.connection, policy),
+            None => self.connection.judge_request(judged, policy),
+        }
+    }
+
     /// Whether what answers so goes on after its head, and must end if the policy says so.
     fn outlives_its_judgement(response: &Response) -> bool {
         !matches!(response.body, Body::Empty | Body::Full(_))
@@ -104,17 +115,24 @@ impl Inbound {
 }
 
 impl Handler for Inbound {
-    async fn call(&self, request: Request) -> Response {
+    async fn call(&self, mut request: Request) -> Response {
         let started = Instant::now();
-        let Request { mut head, body } = request;
-        let grpc = head.is_grpc();
-        let upgrade = head.upgrade().is_some();
+        let grpc = request.head.is_grpc();
+        let upgrade = request.head.upgrade().is_some();
         let worker = self.connection.worker();
-        let policy = worker.policy.current();
-        let headers = head.headers_mut();
+        let mut policy = worker.policy.current();
+        let headers = request.head.headers_mut();
         strip_internal(headers);
         headers.remove(Known::XForwardedClientCert);
-        if let Err(denied) = self.judge(&mut head, &policy) {
+        let mut pass = None;
+        if self.connection.is_from_node(&policy) {
+            // Boxed: probes are rare, and would lie in every request's future.
+            (pass, policy) = Box::pin(probe::recognise(&self.connection, &mut request)).await;
+        }
+        let Request { mut head, body } = request;
+        if pass.is_none()
+            && let Err(denied) = self.judge(&mut head, &policy)
+        {
             return self.answer(denied, self.record(Logged::new(&head), started, grpc));
         }
         let logged = Logged::new(&head);
@@ -137,6 +155,7 @@ impl Handler for Inbound {
         let sent = application.send(worker, Request::new(head, body), wire).await;
         let mut record = self.record(logged, started, grpc);
         record.request_bytes = request_bytes;
+        record.probe = pass.as_ref().map(|pass| pass.label());
         record.endpoint = Some(application.address());
         let mut response = match sent {
             Ok(response) => response,
@@ -150,15 +169,22 @@ impl Handler for Inbound {
             }
         };
         if worker.policy.version() != version
-            && let Err(denied) = self.connection.judge_request(&judged, &worker.policy.current())
+            && let Err(denied) = self.judge_again(&judged, pass.as_deref(), &worker.policy.current())
         {
             return self.answer(Denied { undelivered: false, ..denied }, record);
+        }
+        if let Some(pass) = &pass {
+            probe::follow(&self.connection, pass, &judged, &response.head);
         }
         let headers = response.head.headers_mut();
         strip_internal(headers);
         if Self::outlives_its_judgement(&response) {
             let request = revoke::Request { head: judged };
-            let live = Live::new(self.connection.clone(), Some(request), Some(in_flight));
+            let connection = self.connection.clone();
+            let live = match pass {
+                Some(pass) => Live::of_probe(connection, Some(request), pass, Some(in_flight)),
+                None => Live::new(connection, Some(request), Some(in_flight)),
+            };
             if let Body::Tunnel(tunnel) = &mut response.body {
                 tunnel.revocable = Some(live);
             } else {

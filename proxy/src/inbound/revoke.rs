@@ -5,6 +5,7 @@
 //! was judged by; the worker judges all of them again when what binds the workload changes.
 
 use super::connection::Connection;
+use super::probe::Pass;
 use crate::http::Revocable;
 use crate::policy::Policy;
 use std::cell::{Cell, RefCell};
@@ -18,6 +19,8 @@ pub struct Live {
     connection: Rc<Connection>,
     /// The request; `None` for an opaque connection.
     request: Option<Request>,
+    /// What let it through in place of the policies.
+    pass: Option<Rc<Pass>>,
     revoked: Cell<Option<Reason>>,
     waker: Cell<Option<Waker>>,
     /// Released with it.
@@ -47,9 +50,29 @@ impl Live {
         request: Option<Request>,
         held: Option<crate::pool::InFlight>,
     ) -> Rc<Self> {
+        Self::noted(connection, request, None, held)
+    }
+
+    /// Notes something open that is a probe.
+    pub fn of_probe(
+        connection: Rc<Connection>,
+        request: Option<Request>,
+        pass: Rc<Pass>,
+        held: Option<crate::pool::InFlight>,
+    ) -> Rc<Self> {
+        Self::noted(connection, request, Some(pass), held)
+    }
+
+    fn noted(
+        connection: Rc<Connection>,
+        request: Option<Request>,
+        pass: Option<Rc<Pass>>,
+        held: Option<crate::pool::InFlight>,
+    ) -> Rc<Self> {
         let live = Rc::new(Self {
             connection,
             request,
+            pass,
             revoked: Cell::new(None),
             waker: Cell::new(None),
             _held: held,
@@ -69,9 +92,10 @@ impl Live {
     }
 
     fn judge(&self, policy: &Policy) {
-        let denied = match &self.request {
-            Some(request) => self.connection.judge_request(&request.head, policy).err(),
-            None => self.connection.judge_opaque(policy).err(),
+        let denied = match (&self.pass, &self.request) {
+            (Some(pass), _) => pass.judge(&self.connection, policy).err(),
+            (None, Some(request)) => self.connection.judge_request(&request.head, policy).err(),
+            (None, None) => self.connection.judge_opaque(policy).err(),
         };
         let Some(denied) = denied else { return };
         if self.revoked.replace(Some(denied.reason)).is_some() {

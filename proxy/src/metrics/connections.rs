@@ -71,6 +71,11 @@ impl ConnectionMetrics {
         self.families.upstream.cell([direction.as_str(), outcome]).inc();
     }
 
+    /// Counts a probe by its kind, which is of a closed list, and how it ended.
+    pub fn probe(&self, kind: &'static str, outcome: &'static str) {
+        self.families.probes.cell([kind, outcome]).inc();
+    }
+
     /// Counts an inbound connection outside the mesh.
     pub fn plaintext(&self, verdict: &'static str) {
         self.families.plaintext.cell([verdict]).inc();

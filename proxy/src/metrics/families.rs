@@ -84,6 +84,7 @@ pub struct Families {
     pub(super) handshakes: CounterFamily<3>,
     pub(super) upstream: CounterFamily<2>,
     pub(super) plaintext: CounterFamily<1>,
+    pub(super) probes: CounterFamily<2>,
     pub(super) tcp_opened: CounterFamily<22>,
     pub(super) tcp_closed: CounterFamily<22>,
     pub(super) tcp_sent: CounterFamily<22>,
@@ -150,6 +151,11 @@ impl Families {
                 "weft_inbound_plaintext_connections_total",
                 "Inbound connections outside the mesh, by what became of them.",
                 ["verdict"],
+            )?,
+            probes: r.counter(
+                "weft_inbound_probes_total",
+                "Probes of the kubelet that were let through, by how they ended.",
+                ["kind", "outcome"],
             )?,
             tcp_opened: r.counter(
                 "istio_tcp_connections_opened_total",

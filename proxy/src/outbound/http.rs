@@ -235,6 +235,7 @@ impl Outbound {
             detail: None,
             logged,
             request_bytes: RequestBytes::Exact(0),
+            probe: None,
             in_flight: None,
             live: None,
         }

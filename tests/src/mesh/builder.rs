@@ -24,6 +24,7 @@ pub struct Workload {
     pub(super) calls: Vec<(String, u16)>,
     pub(super) protocol: String,
     pub(super) settings: String,
+    pub(super) spec: String,
     pub(super) proxied: Proxied,
 }
 
@@ -53,6 +54,7 @@ impl Workload {
             calls: Vec::new(),
             protocol: "http".to_owned(),
             settings: String::new(),
+            spec: String::new(),
             proxied: Proxied::Yes,
         }
     }
@@ -92,6 +94,13 @@ impl Workload {
     pub fn settings(mut self, lines: &str) -> Self {
         self.settings += lines.trim_end();
         self.settings += "\n";
+        self
+    }
+
+    /// With this line in the `spec` of its document, for instance `probes: [...]` in flow YAML.
+    pub fn spec(mut self, line: &str) -> Self {
+        self.spec += line;
+        self.spec += "\n";
         self
     }
 

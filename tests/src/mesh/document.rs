@@ -46,6 +46,7 @@ pub(super) struct WorkloadDocument<'a> {
     pub(super) inbound: Option<SocketAddr>,
     pub(super) protocol: &'a str,
     pub(super) injected: bool,
+    pub(super) spec: &'a str,
 }
 
 impl WorkloadDocument<'_> {
@@ -67,6 +68,9 @@ impl WorkloadDocument<'_> {
             let (port, protocol) = (inbound.port(), self.protocol);
             let _ =
                 writeln!(text, "  ports:\n    - {{ name: {PORT_NAME}, port: {port}, protocol: {protocol} }}");
+        }
+        for line in self.spec.lines() {
+            let _ = writeln!(text, "  {line}");
         }
         text + "---\n"
     }
