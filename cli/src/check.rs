@@ -1,33 +1,37 @@
-//! `weft check DIR`: compiles a directory of policies and prints every problem.
+//! `weft check DIR|FILE…`: compiles policies and prints every problem.
 //!
-//! Exit code 0: no errors (there may be warnings); 1: errors; 2: the directory cannot be read.
+//! Exit code 0: no errors (there may be warnings); 1: errors, or warnings with `--deny-warnings`; 2:
+//! nothing to check, or it cannot be read.
 
+mod sarif;
+
+use crate::input;
 use clap::ValueEnum;
 use serde::Serialize;
-use std::error::Error;
-use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use weft_config::{Compilation, Diagnostic, Severity, SourceFile, compile, read_directory, render};
+use weft_config::{Compilation, Diagnostic, Severity, SourceFile, render};
 use weft_model::authentication::TlsMode;
 use weft_model::service::ServiceTarget;
 
-/// The exit code of what cannot be checked at all, as clap's for bad usage.
-const UNUSABLE: u8 = 2;
-
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
-    /// The directory: every *.yaml and *.yml in it is read
-    directory: PathBuf,
+    /// Directories, of which every *.yaml and *.yml is read, and files
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
     /// How to say it
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
+    /// Fail on warnings, too
+    #[arg(long)]
+    deny_warnings: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Output {
     Text,
     Json,
+    Sarif,
 }
 
 #[derive(Debug, Serialize)]
@@ -51,42 +55,32 @@ struct Answer<'a> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    match judge(arguments, colour) {
-        Ok((text, has_errors)) => {
-            // Whoever closed the pipe has read enough.
-            let _ = io::stdout().write_all(text.as_bytes());
-            ExitCode::from(u8::from(has_errors))
-        }
-        Err(message) => {
-            let _ = writeln!(io::stderr(), "weft check: {message}");
-            ExitCode::from(UNUSABLE)
-        }
-    }
+    input::finish("check", judge(arguments, input::colour()))
 }
 
-// What to print, and whether there are errors; or why there is nothing to judge.
-fn judge(arguments: &Arguments, colour: bool) -> Result<(String, bool), String> {
-    let files = read_directory(&arguments.directory).map_err(|error| {
-        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-        format!("{error}{cause}")
-    })?;
-    if files.is_empty() {
-        return Err(format!("{} holds no *.yaml or *.yml", arguments.directory.display()));
-    }
-    let compilation = compile(&files);
+// What to print and the exit code; or why there is nothing to judge.
+fn judge(arguments: &Arguments, colour: bool) -> Result<(String, u8), String> {
+    let (files, compilation) = input::read(&arguments.paths)?;
     let summary = Summary::new(&files, &compilation);
     let text = match arguments.output {
         Output::Text => text(&files, &compilation, &summary, colour),
         Output::Json => json(&compilation, &summary),
+        Output::Sarif => input::json(&sarif::document(&compilation.diagnostics, &root(&arguments.paths))),
     };
-    Ok((text, compilation.has_errors()))
+    let fails = compilation.has_errors() || (arguments.deny_warnings && summary.warnings > 0);
+    Ok((text, u8::from(fails)))
+}
+
+// Of one directory, files go by their names within it.
+fn root(paths: &[PathBuf]) -> String {
+    match paths {
+        [only] if only.is_dir() => only.to_string_lossy().into_owned(),
+        _ => String::new(),
+    }
 }
 
 fn json(compilation: &Compilation, summary: &Summary) -> String {
-    let answer = Answer { diagnostics: &compilation.diagnostics, summary };
-    // Text and numbers always have a JSON form.
-    serde_json::to_string_pretty(&answer).unwrap_or_default() + "\n"
+    input::json(&Answer { diagnostics: &compilation.diagnostics, summary })
 }
 
 fn text(files: &[SourceFile], compilation: &Compilation, summary: &Summary, colour: bool) -> String {
@@ -139,28 +133,29 @@ impl Summary {
 mod tests {
     use super::*;
 
-    fn judged(text: &str, output: Output) -> Result<(String, bool), String> {
+    fn judged(text: &str, output: Output, deny_warnings: bool) -> Result<(String, u8), String> {
         let directory = tempfile::tempdir().unwrap();
         if !text.is_empty() {
             std::fs::write(directory.path().join("a.yaml"), text).unwrap();
         }
-        judge(&Arguments { directory: directory.path().to_owned(), output }, false)
+        judge(&Arguments { paths: vec![directory.path().to_owned()], output, deny_warnings }, false)
     }
 
     const WARNED: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
                           metadata: {name: a}\nspec: {rules: []}\n";
 
     #[test]
-    fn errors_fail_and_warnings_do_not() {
-        let (text, has_errors) = judged(WARNED, Output::Text).unwrap();
-        assert!(!has_errors && text.contains("0 errors, 1 warning; 1 file:"), "{text}");
-        let (text, has_errors) = judged("kind: Nothing\n", Output::Text).unwrap();
-        assert!(has_errors && text.contains("a.yaml:1:1"), "{text}");
+    fn errors_fail_and_warnings_only_if_asked_to() {
+        let (text, code) = judged(WARNED, Output::Text, false).unwrap();
+        assert!(code == 0 && text.contains("0 errors, 1 warning; 1 file:"), "{text}");
+        assert_eq!(judged(WARNED, Output::Text, true).unwrap().1, 1);
+        let (text, code) = judged("kind: Nothing\n", Output::Text, false).unwrap();
+        assert!(code == 1 && text.contains("a.yaml:1:1"), "{text}");
     }
 
     #[test]
     fn json_has_every_diagnostic_with_its_place() {
-        let (text, _) = judged(WARNED, Output::Json).unwrap();
+        let (text, _) = judged(WARNED, Output::Json, false).unwrap();
         let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(answer["diagnostics"][0]["severity"], "warning");
         assert_eq!(answer["diagnostics"][0]["line"], 4);
@@ -170,9 +165,18 @@ mod tests {
     }
 
     #[test]
+    fn sarif_has_every_diagnostic_and_fails_as_text_does() {
+        let (text, code) = judged("kind: Nothing\n", Output::Sarif, false).unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let results = answer["runs"][0]["results"].as_array().unwrap();
+        assert!(code == 1 && !results.is_empty() && results[0]["level"] == "error", "{text}");
+    }
+
+    #[test]
     fn a_directory_without_policies_is_bad_usage() {
-        assert!(judged("", Output::Text).unwrap_err().contains("holds no *.yaml"));
-        let nowhere = Arguments { directory: PathBuf::from("/nowhere/at/all"), output: Output::Text };
+        assert!(judged("", Output::Text, false).unwrap_err().contains("holds no *.yaml"));
+        let paths = vec![PathBuf::from("/nowhere/at/all")];
+        let nowhere = Arguments { paths, output: Output::Text, deny_warnings: false };
         assert!(judge(&nowhere, false).unwrap_err().contains("No such file"));
     }
 }

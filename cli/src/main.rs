@@ -7,6 +7,11 @@
 
 mod check;
 mod demo;
+mod explain;
+mod input;
+mod judge;
+mod query;
+mod test;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -22,6 +27,10 @@ struct Arguments {
 enum Command {
     /// Compile the policies of a directory and say what is wrong with them
     Check(check::Arguments),
+    /// Judge the cases of every PolicyTest and say which do not hold
+    Test(test::Arguments),
+    /// Say what becomes of one request, and why
+    Explain(explain::Arguments),
     /// Start a small mesh on this machine and show it at work
     Demo(demo::Arguments),
     /// One application of the demo
@@ -32,6 +41,8 @@ enum Command {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Check(arguments) => check::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::DemoApp(arguments) => demo::app::run(&arguments),
     }

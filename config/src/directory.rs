@@ -53,6 +53,29 @@ pub fn read_directory(path: impl AsRef<Path>) -> Result<Vec<SourceFile>, ReadErr
     Ok(reading.files)
 }
 
+/// Reads directories as [`read_directory`] does, and single files whatever their names. Of several
+/// paths each file goes by its path as given; of one directory, by its path within it.
+pub fn read_paths(paths: &[PathBuf]) -> Result<Vec<SourceFile>, ReadError> {
+    if let [only] = paths
+        && only.is_dir()
+    {
+        return read_directory(only);
+    }
+    let mut reading = Reading { root: Path::new(""), files: Vec::new(), total: 0 };
+    for path in paths {
+        if path.is_dir() {
+            reading.directory(path, 0)?;
+        } else {
+            reading.file(path)?;
+        }
+    }
+    // A file that is named and lies in a directory that is named, too, is one file.
+    let mut seen = std::collections::HashSet::new();
+    reading.files.retain(|file| seen.insert(file.name.clone()));
+    reading.files.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(reading.files)
+}
+
 struct Reading<'p> {
     root: &'p Path,
     files: Vec<SourceFile>,

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod case;
 mod closest;
 mod compile;
 mod diagnostic;
@@ -17,7 +18,7 @@ mod report;
 mod schema;
 
 pub use diagnostic::{Diagnostic, Severity, render};
-pub use directory::{ReadError, read_directory};
+pub use directory::{ReadError, read_directory, read_paths};
 
 use report::Report;
 use weft_model::mesh::Mesh;
@@ -37,6 +38,8 @@ pub struct Compilation {
     /// The mesh. Documents with errors are left out of it; a security policy among them is still
     /// named by the workloads that it was for, and so denies.
     pub mesh: Mesh,
+    /// What the documents of kind `PolicyTest` ask, in the order of files.
+    pub cases: Vec<case::Case>,
     /// All problems, by file and place.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -63,9 +66,11 @@ pub fn compile(files: &[SourceFile]) -> Compilation {
             report.flaw(file, flaw);
         }
     }
-    let mesh = {
-        let documents = schema::read(&report);
-        compile::mesh(&report, &documents)
+    let (mesh, cases) = {
+        let mut documents = schema::read(&report);
+        let cases = documents.policy_tests.iter_mut().flat_map(|test| std::mem::take(&mut test.spec));
+        let cases = cases.collect();
+        (compile::mesh(&report, &documents), cases)
     };
-    Compilation { mesh, diagnostics: report.finish() }
+    Compilation { mesh, cases, diagnostics: report.finish() }
 }

@@ -9,6 +9,7 @@ pub(crate) mod http_route;
 pub(crate) mod mesh_config;
 mod metadata;
 pub(crate) mod peer_authentication;
+mod policy_test;
 pub(crate) mod probe;
 mod route_filters;
 pub(crate) mod selector;
@@ -18,6 +19,7 @@ pub(crate) mod workload;
 
 pub(crate) use metadata::{Labels, Metadata};
 
+use crate::case::Case;
 use crate::closest::closest;
 use crate::document::quoted;
 use crate::report::{Place, Report};
@@ -51,6 +53,7 @@ pub(crate) struct Documents<'r> {
     pub(crate) http_routes: Vec<Document<'r, HttpRoute>>,
     pub(crate) authorization_policies: Vec<Document<'r, AuthorizationPolicy<'r>>>,
     pub(crate) peer_authentications: Vec<Document<'r, PeerAuthentication<'r>>>,
+    pub(crate) policy_tests: Vec<Document<'r, Vec<Case>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -61,6 +64,7 @@ enum Kind {
     HttpRoute,
     AuthorizationPolicy,
     PeerAuthentication,
+    PolicyTest,
     // Part of the design, not evaluated yet.
     Later,
 }
@@ -70,10 +74,11 @@ const ISTIO: &str = "security.istio.io";
 const WEFT: &str = "weft.dev";
 
 // Group, kind, versions.
-const KINDS: [(&str, &str, &[&str], Kind); 15] = [
+const KINDS: [(&str, &str, &[&str], Kind); 16] = [
     ("", "Service", &["v1"], Kind::Service),
     (WEFT, "Workload", &["v1alpha1"], Kind::Workload),
     (WEFT, "MeshConfig", &["v1alpha1"], Kind::MeshConfig),
+    (WEFT, "PolicyTest", &["v1alpha1"], Kind::PolicyTest),
     (GATEWAY, "HTTPRoute", &["v1"], Kind::HttpRoute),
     (ISTIO, "AuthorizationPolicy", &["v1", "v1beta1"], Kind::AuthorizationPolicy),
     (ISTIO, "PeerAuthentication", &["v1", "v1beta1"], Kind::PeerAuthentication),
@@ -178,6 +183,10 @@ fn read_kind<'r>(
         }
         Kind::PeerAuthentication => {
             push(&mut documents.peer_authentications, peer_authentication::read(spec), metadata);
+        }
+        Kind::PolicyTest => {
+            let spec = policy_test::read(spec, &metadata);
+            push(&mut documents.policy_tests, spec, metadata);
         }
         Kind::Later => {}
     }

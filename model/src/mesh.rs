@@ -9,7 +9,7 @@ use crate::service::{Service, direct_name};
 use crate::spiffe::TrustDomain;
 use crate::workload::Workload;
 use ipnet::IpNet;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -74,6 +74,8 @@ pub struct Mesh {
     pub config: Arc<MeshConfig>,
     /// Workloads by UID.
     pub workloads: BTreeMap<WorkloadUid, Arc<Workload>>,
+    /// The workloads without a proxy: nothing is judged at them, and they prove nothing.
+    pub plain: BTreeSet<WorkloadUid>,
     /// Services, and one destination per workload (`workload/UID`), by resource name.
     pub services: BTreeMap<ResourceName, Arc<Service>>,
     /// Slices of endpoints by resource name.

@@ -38,6 +38,9 @@ pub(crate) fn mesh(
     let usable = |entry: &&Entry<'_>| !report.failed(entry.place);
     for entry in population.all.iter().filter(usable) {
         mesh.workloads.insert(entry.uid.clone(), Arc::new(workload(entry, &config)));
+        if !entry.written.injected {
+            mesh.plain.insert(entry.uid.clone());
+        }
         direct(entry, &mut mesh);
     }
     for (name, entry) in &services.by_name {

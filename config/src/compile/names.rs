@@ -13,6 +13,7 @@ pub(crate) fn each_once(report: &Report<'_>, documents: &Documents<'_>) {
     of_kind(report, "HTTPRoute", &documents.http_routes);
     of_kind(report, "AuthorizationPolicy", &documents.authorization_policies);
     of_kind(report, "PeerAuthentication", &documents.peer_authentications);
+    of_kind(report, "PolicyTest", &documents.policy_tests);
 }
 
 fn of_kind<T>(report: &Report<'_>, kind: &str, documents: &[Document<'_, T>]) {

@@ -244,7 +244,7 @@ fn is_own(name: &MeshServerName, own: &Workload, port: u16) -> bool {
 
 /// The original client: with N trusted proxies in front, the N-th address of `x-forwarded-for`
 /// counted from the right; what is not there or no address is nobody's claim.
-fn remote_address(head: &RequestHead, client: IpAddr, trusted: u32) -> IpAddr {
+pub fn remote_address(head: &RequestHead, client: IpAddr, trusted: u32) -> IpAddr {
     if trusted == 0 {
         return client;
     }

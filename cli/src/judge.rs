@@ -1,0 +1,319 @@
+//! What becomes of a request, judged as the two proxies on its way would: by the same route table,
+//! the same filters, the same TLS modes and the same evaluator, on the same compiled mesh.
+//!
+//! The way: who calls → destination → route (rule, filters, backends) → every endpoint that may be
+//! chosen → TLS mode → canonical path → authorization. Chance has no place in an answer: all
+//! backends with a weight and all their endpoints are judged, and where they differ it is said.
+
+mod inbound;
+mod question;
+mod why;
+
+pub(crate) use inbound::{Answer, Own};
+pub(crate) use question::{Caller, Unanswerable};
+pub(crate) use why::{describe, place_of, tls_origin};
+
+use std::collections::HashMap;
+use weft_config::case::{Ask, Destination, Fate};
+use weft_model::endpoints::Endpoint;
+use weft_model::mesh::Mesh;
+use weft_model::names::{ServiceName, WorkloadUid};
+use weft_model::reason::Reason;
+use weft_model::request::HttpFacts;
+use weft_model::route::Backend;
+use weft_model::route_table::{Chosen, Lookup, RouteTable};
+use weft_model::service::{Service, ServicePort, ServiceTarget};
+use weft_model::sni::MeshServerName;
+use weft_proxy::http::{Known, RequestHead, Response, filter};
+
+/// A compiled mesh, ready to be asked.
+pub(crate) struct Judge {
+    pub(crate) mesh: Mesh,
+    own: HashMap<WorkloadUid, Own>,
+    endpoints: HashMap<(ServiceTarget, u16), Vec<Endpoint>>,
+}
+
+/// A question with everything looked up that does not depend on the request.
+pub(crate) struct Prepared<'j> {
+    pub(crate) caller: Caller,
+    pub(crate) service: &'j Service,
+    pub(crate) port: &'j ServicePort,
+    /// `None`: opaque bytes.
+    pub(crate) head: Option<RequestHead>,
+    table: RouteTable,
+    direct: Vec<End<'j>>,
+    backends: HashMap<(ServiceName, u16), Vec<End<'j>>>,
+}
+
+/// One endpoint that may be chosen.
+pub(crate) struct End<'j> {
+    pub(crate) endpoint: &'j Endpoint,
+    pub(crate) own: &'j Own,
+    server_name: String,
+}
+
+/// What becomes of a request.
+pub(crate) struct Outcome<'p> {
+    /// The rule that was chosen, if routes are attached and one matches.
+    pub(crate) chosen: Option<Chosen<'p>>,
+    /// It ends before any backend is chosen.
+    pub(crate) local: Option<Local>,
+    /// Where it may go.
+    pub(crate) branches: Vec<Branch<'p>>,
+}
+
+/// An answer that is made before any endpoint is chosen.
+#[derive(Clone, Debug)]
+pub(crate) struct Local {
+    pub(crate) reason: Reason,
+    pub(crate) status: u16,
+    pub(crate) location: Option<String>,
+}
+
+/// One backend.
+pub(crate) struct Branch<'p> {
+    /// `None`: the Service or workload that was asked for.
+    pub(crate) backend: Option<&'p Backend>,
+    /// The request after the filters, if there are any.
+    pub(crate) head: Option<RequestHead>,
+    /// It ends here.
+    pub(crate) local: Option<Local>,
+    /// What each endpoint says.
+    pub(crate) ends: Vec<(&'p End<'p>, Answer<'p>)>,
+}
+
+// === impl Judge ===
+
+impl Judge {
+    pub(crate) fn new(mesh: Mesh) -> Self {
+        let own = mesh.workloads.iter().map(|(uid, workload)| (uid.clone(), Own::new(&mesh, workload)));
+        let own = own.collect();
+        let mut endpoints: HashMap<_, Vec<_>> = HashMap::new();
+        for slice in mesh.endpoints.values() {
+            let all = endpoints.entry((slice.target.clone(), slice.port)).or_default();
+            all.extend(slice.endpoints.iter().cloned());
+        }
+        Self { mesh, own, endpoints }
+    }
+
+    /// Looks up everything that a question names.
+    pub(crate) fn prepare(
+        &self,
+        from: &weft_config::case::Caller,
+        to: &Destination,
+        ask: &Ask,
+    ) -> Result<Prepared<'_>, Unanswerable> {
+        let caller = Caller::find(from, &self.mesh)?;
+        let (service, port) = question::destination(to, &self.mesh)?;
+        let mut head = question::head(ask, service, port)?;
+        if caller.proxied && port.protocol.is_opaque() {
+            head = None;
+        }
+        // Without a proxy there are no routes.
+        let table = match (&head, caller.proxied) {
+            (Some(_), true) => self.table(service, port, &caller.namespace),
+            _ => RouteTable::default(),
+        };
+        let direct = self.ends(&service.target, port.port);
+        let backends = if caller.proxied { self.backends(port) } else { HashMap::new() };
+        let prepared = Prepared { caller, service, port, head, table, direct, backends };
+        prepared.check_address()?;
+        Ok(prepared)
+    }
+
+    fn table(&self, service: &Service, port: &ServicePort, client: &str) -> RouteTable {
+        let ServiceTarget::Service(name) = &service.target else { return RouteTable::default() };
+        let named = port.routes_for(client, name.namespace.as_str());
+        RouteTable::new(named.map(|name| (name.clone(), self.mesh.routes.get(name).cloned())))
+    }
+
+    fn backends(&self, port: &ServicePort) -> HashMap<(ServiceName, u16), Vec<End<'_>>> {
+        let routes = port.routes.iter().filter_map(|name| self.mesh.routes.get(name));
+        let backends = routes.flat_map(|route| &route.rules).flat_map(|rule| &rule.backends);
+        let mut found = HashMap::new();
+        for (name, port) in backends.filter_map(|backend| backend.service.as_ref()) {
+            let service = self.mesh.services.get(&name.resource_name());
+            if let Some(service) = service.filter(|service| service.port(*port).is_some()) {
+                found.entry((name.clone(), *port)).or_insert_with(|| self.ends(&service.target, *port));
+            }
+        }
+        found
+    }
+
+    fn ends(&self, target: &ServiceTarget, port: u16) -> Vec<End<'_>> {
+        let held = self.endpoints.get(&(target.clone(), port)).map(Vec::as_slice).unwrap_or_default();
+        let server_name = match target {
+            ServiceTarget::Service(name) => MeshServerName::Service { port, service: name.clone() },
+            ServiceTarget::Workload(uid) => MeshServerName::Workload { port, uid: uid.clone() },
+        };
+        let server_name = server_name.to_string();
+        let end = |endpoint: &'_ Endpoint| self.own.get(&endpoint.uid);
+        held.iter()
+            .filter_map(|endpoint| {
+                Some(End { endpoint, own: end(endpoint)?, server_name: server_name.clone() })
+            })
+            .collect()
+    }
+}
+
+// === impl Prepared ===
+
+impl Prepared<'_> {
+    /// Judges.
+    pub(crate) fn judge(&self) -> Outcome<'_> {
+        let ended = |local| Outcome { chosen: None, local: Some(local), branches: Vec::new() };
+        let Some(head) = &self.head else { return self.direct(None) };
+        match self.table.lookup(&self.facts(head)) {
+            Lookup::Unrouted => self.direct(Some(head)),
+            Lookup::NotFound => ended(Local::of(Reason::RouteNotFound)),
+            Lookup::Unresolved(_) => ended(Local::of(Reason::ResourceUnresolved)),
+            Lookup::Rule(chosen) => self.routed(head, chosen),
+        }
+    }
+
+    fn direct(&self, head: Option<&RequestHead>) -> Outcome<'_> {
+        let branch = self.branch(None, None, head, &self.direct);
+        Outcome { chosen: None, local: None, branches: vec![branch] }
+    }
+
+    fn routed<'p>(&'p self, head: &RequestHead, chosen: Chosen<'p>) -> Outcome<'p> {
+        let mut outcome = Outcome { chosen: Some(chosen), local: None, branches: Vec::new() };
+        let (rule, matched) = (chosen.rule, &chosen.matched.path);
+        let filtered = if rule.filters.is_empty() {
+            None
+        } else {
+            let mut head = head.clone();
+            if let Err(response) = filter::apply_to_request(&mut head, &rule.filters, matched) {
+                outcome.local = Some(Local::answered(&response));
+                return outcome;
+            }
+            Some(head)
+        };
+        let with_weight = rule.backends.iter().filter(|backend| backend.weight > 0);
+        for backend in with_weight {
+            let mut head_here = filtered.clone();
+            if !backend.filters.is_empty() {
+                let mut edited = head_here.take().unwrap_or_else(|| head.clone());
+                if let Err(response) = filter::apply_to_request(&mut edited, &backend.filters, matched) {
+                    let local = Some(Local::answered(&response));
+                    outcome.branches.push(Branch {
+                        backend: Some(backend),
+                        head: None,
+                        local,
+                        ends: Vec::new(),
+                    });
+                    continue;
+                }
+                head_here = Some(edited);
+            }
+            let ends = backend.service.as_ref().and_then(|named| self.backends.get(named));
+            outcome.branches.push(match ends {
+                Some(ends) => self.branch(Some(backend), head_here, Some(head), ends),
+                None => Branch {
+                    backend: Some(backend),
+                    head: None,
+                    local: Some(Local::of(Reason::BackendInvalid)),
+                    ends: Vec::new(),
+                },
+            });
+        }
+        if outcome.branches.is_empty() {
+            outcome.local = Some(Local::of(Reason::BackendInvalid));
+        }
+        outcome
+    }
+
+    // `edited`: after filters; else the request is `head` as it came.
+    fn branch<'p>(
+        &'p self,
+        backend: Option<&'p Backend>,
+        edited: Option<RequestHead>,
+        head: Option<&RequestHead>,
+        ends: &'p [End<'p>],
+    ) -> Branch<'p> {
+        let local = ends.is_empty().then(|| Local::of(Reason::EndpointsMissing));
+        let judged = {
+            let head = edited.as_ref().or(head);
+            let answer = |end: &'p End<'p>| (end, self.at(end, head));
+            ends.iter().map(answer).collect()
+        };
+        Branch { backend, head: edited, local, ends: judged }
+    }
+
+    fn facts<'h>(&self, head: &'h RequestHead) -> HttpFacts<'h> {
+        HttpFacts {
+            method: head.method.as_str(),
+            authority: head.authority(),
+            path: head.path(),
+            query: head.query(),
+            headers: head.headers(),
+            remote_address: self.caller.address_or_none(),
+        }
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome<'_> {
+    /// What becomes of it, whatever chance chooses. `None`: it depends.
+    pub(crate) fn fate(&self) -> Option<Fate> {
+        if let Some(local) = &self.local {
+            return Some(local.fate());
+        }
+        let mut fates = self.branches.iter().flat_map(Branch::fates);
+        let first = fates.next()?;
+        fates.all(|fate| fate == first).then_some(first)
+    }
+
+    /// Why it ends where it does; of several the first.
+    pub(crate) fn reason(&self) -> Option<Reason> {
+        let here = self.local.as_ref().map(|local| local.reason);
+        here.or_else(|| {
+            self.branches.iter().find_map(|branch| {
+                let local = branch.local.as_ref().map(|local| local.reason);
+                local.or_else(|| branch.ends.iter().find_map(|(_, answer)| answer.reason()))
+            })
+        })
+    }
+
+    /// The status and target of an answer that the mesh makes itself.
+    pub(crate) fn answered(&self) -> Option<Local> {
+        if let Some(local) = &self.local {
+            return Some(local.clone());
+        }
+        let branch = self.branches.iter().find_map(|branch| branch.local.clone());
+        branch.or_else(|| self.reason().map(Local::of))
+    }
+
+    /// Each endpoint's answer.
+    pub(crate) fn answers(&self) -> impl Iterator<Item = &Answer<'_>> {
+        self.branches.iter().flat_map(|branch| &branch.ends).map(|(_, answer)| answer)
+    }
+}
+
+impl Branch<'_> {
+    fn fates(&self) -> impl Iterator<Item = Fate> {
+        let ends = self.ends.iter().map(|(_, answer)| answer.fate());
+        self.local.iter().map(Local::fate).chain(ends)
+    }
+}
+
+// === impl Local ===
+
+impl Local {
+    fn of(reason: Reason) -> Self {
+        Self { reason, status: reason.status(), location: None }
+    }
+
+    fn answered(response: &Response) -> Self {
+        let headers = response.head.headers();
+        let reason = headers.get_str(Known::XWeftReason).and_then(Reason::from_label);
+        let location = headers.get_str(Known::Location).map(str::to_owned);
+        let reason = reason.unwrap_or(Reason::Internal);
+        Self { reason, status: response.head.status.as_u16(), location }
+    }
+
+    fn fate(&self) -> Fate {
+        if self.reason == Reason::RouteRedirect { Fate::Redirect } else { Fate::Deny }
+    }
+}

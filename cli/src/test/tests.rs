@@ -1,0 +1,122 @@
+use super::*;
+
+const MESH: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec: {selector: {app: cart}, ports: [{port: 80, targetPort: 8080, appProtocol: http}]}
+---
+apiVersion: weft.dev/v1alpha1
+kind: Workload
+metadata: {name: cart-1, namespace: shop, labels: {app: cart}}
+spec: {address: 10.0.0.1, serviceAccount: cart, ports: [{port: 8080, protocol: http}]}
+---
+apiVersion: weft.dev/v1alpha1
+kind: Workload
+metadata: {name: web-1, namespace: shop, labels: {app: web}}
+spec: {address: 10.0.0.2, serviceAccount: web}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: cart, namespace: shop}
+spec:
+  selector: {matchLabels: {app: cart}}
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]
+    to: [{operation: {methods: [GET], paths: [/cart*]}}]
+  - from: [{source: {ipBlocks: [10.9.0.0/16]}}]
+---
+";
+
+fn tested(cases: &str, change: impl FnOnce(&mut Arguments)) -> Result<(String, u8), String> {
+    let directory = tempfile::tempdir().unwrap();
+    let cases = format!(
+        "{MESH}apiVersion: weft.dev/v1alpha1\nkind: PolicyTest\nmetadata: {{name: t}}\nspec:\n  cases:\n{cases}"
+    );
+    std::fs::write(directory.path().join("a.yaml"), cases).unwrap();
+    let mut arguments = Arguments {
+        paths: vec![directory.path().to_owned()],
+        output: Output::Text,
+        coverage_min: None,
+        repeat: None,
+    };
+    change(&mut arguments);
+    judge(&arguments)
+}
+
+const PASSES: &str = "  - {name: web, from: {workload: shop/web-1}, to: {service: shop/cart}, request: {path: /cart/1}, \
+                      expect: {verdict: allow, policy: shop/cart, rule: 0}}\n";
+
+#[test]
+fn a_case_that_holds_passes_and_its_rule_is_covered() {
+    let (text, code) = tested(PASSES, |_| {}).unwrap();
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        text.contains("ok    default/t: web\n\n1 cases: 1 passed, 0 failed\n1 of 2 rules hit (50 %)"),
+        "{text}"
+    );
+    assert!(text.contains("never hit: AuthorizationPolicy shop/cart rule 1 (a.yaml:25)"), "{text}");
+}
+
+#[test]
+fn a_case_that_does_not_hold_fails_and_says_why() {
+    let case = "  - {name: post, from: {workload: shop/web-1}, to: {service: shop/cart}, request: {method: POST, \
+                path: /cart/1}, expect: allow}\n";
+    let (text, code) = tested(case, |_| {}).unwrap();
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("FAIL  default/t: post (a.yaml:32)"), "{text}");
+    assert!(text.contains("expected allow, got deny: no rule of any ALLOW policy"), "{text}");
+}
+
+#[test]
+fn too_little_coverage_fails() {
+    let (text, code) = tested(PASSES, |arguments| arguments.coverage_min = Some(51)).unwrap();
+    assert!(code == 1 && text.contains("less than the 51 % asked for"), "{text}");
+    assert_eq!(tested(PASSES, |arguments| arguments.coverage_min = Some(50)).unwrap().1, 0);
+}
+
+#[test]
+fn an_address_that_a_policy_asks_for_must_be_said() {
+    let case = |ip: &str, expect: &str| {
+        format!(
+            "  - {{name: a, from: {{principal: cluster.local/ns/x/sa/y{ip}}}, to: {{service: shop/cart}}, expect: {expect}}}\n"
+        )
+    };
+    let (text, code) = tested(&case("", "deny"), |_| {}).unwrap();
+    assert!(code == 1 && text.contains("looks at the client's address"), "{text}");
+    assert_eq!(tested(&case(", ip: 10.9.1.1", "allow"), |_| {}).unwrap().1, 0);
+    assert_eq!(tested(&case(", ip: 10.8.1.1", "deny"), |_| {}).unwrap().1, 0);
+}
+
+#[test]
+fn junit_names_failures_and_escapes_what_users_wrote() {
+    let case = "  - {name: 'a<\"&', from: {workload: shop/web-1}, to: {service: shop/cart}, expect: allow}\n";
+    let (text, _) = tested(case, |arguments| arguments.output = Output::Junit).unwrap();
+    assert!(text.contains("tests=\"1\" failures=\"1\""), "{text}");
+    assert!(text.contains("name=\"a&lt;&quot;&amp;\" file=\"a.yaml\" line=\"32\">"), "{text}");
+}
+
+#[test]
+fn a_mistyped_key_is_no_case() {
+    let case = "  - {name: a, from: {workload: shop/web-1}, to: {service: shop/cart}, expects: allow}\n";
+    let message = tested(case, |_| {}).unwrap_err();
+    assert!(
+        message.contains("unknown key \"expects\"") && message.contains("`expect` is missing"),
+        "{message}"
+    );
+}
+
+#[test]
+fn json_has_cases_coverage_and_speed() {
+    let json = |arguments: &mut Arguments| {
+        arguments.output = Output::Json;
+        arguments.repeat = Some(2);
+    };
+    let (text, _) = tested(PASSES, json).unwrap();
+    let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(answer["passed"], 1);
+    assert_eq!(answer["cases"][0]["verdict"], "allow");
+    assert_eq!(answer["coverage"]["hit"], 1);
+    assert_eq!(answer["coverage"]["never"][0]["rule"], 1);
+    assert!(answer["verdictsPerSecond"].as_u64().unwrap() > 0);
+}
