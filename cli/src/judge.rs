@@ -248,6 +248,7 @@ impl Prepared<'_> {
             query: head.query(),
             headers: head.headers(),
             remote_address: self.caller.address_or_none(),
+            token: None,
         }
     }
 }
@@ -283,6 +284,11 @@ impl Outcome<'_> {
         }
         let branch = self.branches.iter().find_map(|branch| branch.local.clone());
         branch.or_else(|| self.reason().map(Local::of))
+    }
+
+    /// Where it ends before an endpoint is chosen.
+    pub(crate) fn locals(&self) -> impl Iterator<Item = &Local> {
+        self.local.iter().chain(self.branches.iter().filter_map(|branch| branch.local.as_ref()))
     }
 
     /// Each endpoint's answer.

@@ -7,11 +7,15 @@
 
 mod check;
 mod demo;
+mod diff;
 mod explain;
+mod fetch;
 mod input;
 mod judge;
 mod query;
+mod status;
 mod test;
+mod who_can;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -31,6 +35,14 @@ enum Command {
     Test(test::Arguments),
     /// Say what becomes of one request, and why
     Explain(explain::Arguments),
+    /// Say who may make a request, and by which rule
+    WhoCan(who_can::Arguments),
+    /// Say which verdicts change between two policy sets
+    Diff(diff::Arguments),
+    /// Say where the control API and its proxies stand
+    Status(status::Arguments),
+    /// Wait until a generation is enforced everywhere
+    Wait(status::WaitArguments),
     /// Start a small mesh on this machine and show it at work
     Demo(demo::Arguments),
     /// One application of the demo
@@ -43,6 +55,10 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::WhoCan(arguments) => who_can::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Wait(arguments) => status::run_wait(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::DemoApp(arguments) => demo::app::run(&arguments),
     }

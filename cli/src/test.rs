@@ -7,6 +7,8 @@ mod coverage;
 mod junit;
 mod verify;
 
+pub(crate) use verify::backends_of;
+
 use crate::input;
 use crate::judge::{Judge, Prepared};
 use clap::ValueEnum;
@@ -53,6 +55,8 @@ struct Fared<'c> {
     failures: Vec<String>,
     /// What became of the request.
     verdict: &'static str,
+    /// Why it does not pass.
+    reason: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -97,17 +101,18 @@ fn judge(arguments: &Arguments) -> Result<(String, u8), String> {
 }
 
 fn fare<'c>(case: &'c Case, judge: &Judge, coverage: &mut Coverage) -> Fared<'c> {
-    let (failures, verdict) = match judge.prepare(&case.from, &case.to, &case.request) {
-        Err(error) => (vec![error.to_string()], "none"),
+    let (failures, verdict, reason) = match judge.prepare(&case.from, &case.to, &case.request) {
+        Err(error) => (vec![error.to_string()], "none", None),
         Ok(prepared) => {
             let outcome = prepared.judge();
             coverage.count(&outcome);
             let verdict = outcome.fate().map_or("mixed", |fate| fate.word());
-            (verify::verify(&case.expect, &prepared, &outcome), verdict)
+            let reason = outcome.reason().map(|reason| reason.label());
+            (verify::verify(&case.expect, &prepared, &outcome), verdict, reason)
         }
     };
     let Case { test, name, place, .. } = case;
-    Fared { test, name, file: &place.file, line: place.line, failures, verdict }
+    Fared { test, name, file: &place.file, line: place.line, failures, verdict, reason }
 }
 
 // Judged as often as a large suite would be: a verdict is one endpoint's answer.

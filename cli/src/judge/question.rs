@@ -30,7 +30,14 @@ pub(crate) struct Caller {
 
 /// Why there is no answer.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Unanswerable(String);
+pub(crate) struct Unanswerable(String, Wants);
+
+/// What would make a question answerable.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Wants {
+    Another,
+    Address,
+}
 
 impl fmt::Display for Unanswerable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -39,6 +46,17 @@ impl fmt::Display for Unanswerable {
 }
 
 impl std::error::Error for Unanswerable {}
+
+impl Unanswerable {
+    fn new(text: String) -> Self {
+        Self(text, Wants::Another)
+    }
+
+    /// Whether the client's address is all that is missing.
+    pub(crate) fn wants_address(&self) -> bool {
+        self.1 == Wants::Address
+    }
+}
 
 // === impl Caller ===
 
@@ -62,10 +80,9 @@ impl Caller {
                 known(SpiffeId::new(&mesh.config.trust_domain, namespace, account))
             }
             Who::Workload(uid) => {
-                let workload = mesh
-                    .workloads
-                    .get(uid)
-                    .ok_or_else(|| Unanswerable(format!("there is no Workload {uid} (or it has errors)")))?;
+                let workload = mesh.workloads.get(uid).ok_or_else(|| {
+                    Unanswerable::new(format!("there is no Workload {uid} (or it has errors)"))
+                })?;
                 let proxied = nobody.proxied && !mesh.plain.contains(uid);
                 Self {
                     workload: Some(uid.clone()),
@@ -94,16 +111,17 @@ pub(super) fn destination<'m>(
         Destination::Workload(uid, port) => (direct_name(uid), format!("Workload {uid}"), *port),
     };
     let service = mesh.services.get(&name);
-    let service = service.ok_or_else(|| Unanswerable(format!("there is no {what} (or it has errors)")))?;
+    let service =
+        service.ok_or_else(|| Unanswerable::new(format!("there is no {what} (or it has errors)")))?;
     let ports = || service.ports.iter().map(|port| port.port.to_string()).collect::<Vec<_>>().join(", ");
     let port = match (wanted, &service.ports[..]) {
-        (Some(wanted), _) => service
-            .port(wanted)
-            .ok_or_else(|| Unanswerable(format!("the {what} has no port {wanted}; it has {}", ports())))?,
+        (Some(wanted), _) => service.port(wanted).ok_or_else(|| {
+            Unanswerable::new(format!("the {what} has no port {wanted}; it has {}", ports()))
+        })?,
         (None, [only]) => only,
-        (None, []) => return Err(Unanswerable(format!("the {what} has no port"))),
+        (None, []) => return Err(Unanswerable::new(format!("the {what} has no port"))),
         (None, _) => {
-            return Err(Unanswerable(format!("the {what} has several ports, say which: {}", ports())));
+            return Err(Unanswerable::new(format!("the {what} has several ports, say which: {}", ports())));
         }
     };
     Ok((service, port))
@@ -116,7 +134,7 @@ pub(super) fn head(
     port: &ServicePort,
 ) -> Result<Option<RequestHead>, Unanswerable> {
     let Ask::Http { method, path, host, headers } = ask else { return Ok(None) };
-    let refused = |what: &str| Unanswerable(format!("{what} cannot stand in a request"));
+    let refused = |what: &str| Unanswerable::new(format!("{what} cannot stand in a request"));
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| refused("the method"))?;
     let mut fields = Headers::new();
     for (name, value) in headers {
@@ -153,9 +171,12 @@ impl Prepared<'_> {
         }
         let mut ends = self.direct.iter().chain(self.backends.values().flatten());
         match ends.find_map(|end| end.own.looks_at_address.as_ref()) {
-            Some(policy) => Err(Unanswerable(format!(
-                "the AuthorizationPolicy {policy} looks at the client's address: say which it is (`ip`)"
-            ))),
+            Some(policy) => {
+                let text = format!(
+                    "the AuthorizationPolicy {policy} looks at the client's address: say which it is (`ip`)"
+                );
+                Err(Unanswerable(text, Wants::Address))
+            }
             None => Ok(()),
         }
     }

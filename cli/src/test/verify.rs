@@ -118,7 +118,6 @@ pub(crate) fn backends_of(outcome: &Outcome<'_>) -> Vec<String> {
 // Each different answer once.
 fn why(outcome: &Outcome<'_>) -> String {
     let mut all: BTreeSet<String> = outcome.answers().map(describe).collect();
-    let locals = outcome.branches.iter().filter_map(|branch| branch.local.as_ref());
-    all.extend(outcome.local.iter().chain(locals).map(|local| local.reason.text().to_owned()));
+    all.extend(outcome.locals().map(|local| local.reason.text().to_owned()));
     all.into_iter().collect::<Vec<_>>().join("; ")
 }

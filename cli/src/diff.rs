@@ -1,0 +1,295 @@
+//! `weft diff BEFORE AFTER`: which verdicts change between two policy sets.
+//!
+//! Both are asked the same requests: those of given cases, and those made of the values that either
+//! mentions. Exit code 0: nothing that `--fail-on` names; 1: it changes (by default: something is
+//! allowed that was not); 2: no answer.
+
+mod generate;
+
+use crate::input;
+use crate::judge::{Judge, Outcome, describe};
+use crate::test::backends_of;
+use clap::ValueEnum;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use weft_config::case::{Ask, Caller, Destination, Fate, Who};
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Arguments {
+    /// The policies as they are: a directory or file
+    before: PathBuf,
+    /// The policies as they are to be
+    after: PathBuf,
+    /// Directories and files with PolicyTest documents: ask their requests, and no generated ones
+    #[arg(long, value_name = "PATH")]
+    cases: Vec<PathBuf>,
+    /// The most requests that are generated for each destination
+    #[arg(long, value_name = "NUMBER", default_value_t = 20_000)]
+    requests_max: usize,
+    /// Which changes make the exit code 1
+    #[arg(long, value_enum, default_value_t = FailOn::More)]
+    fail_on: FailOn,
+    /// How to say it
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum FailOn {
+    /// Something is allowed that was not
+    More,
+    /// Any verdict or way changes
+    Any,
+    /// None
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+/// One request to both.
+#[derive(Clone, Debug)]
+struct Question {
+    from: Caller,
+    to: Destination,
+    ask: Ask,
+}
+
+/// In which direction a verdict changes.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Direction {
+    /// Something passes that did not.
+    More,
+    /// Something that passed does not.
+    Less,
+    /// It fares alike, by another way.
+    Way,
+}
+
+/// Changes of one kind, with one request for all.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Change {
+    direction: Direction,
+    to: String,
+    before: Seen,
+    after: Seen,
+    requests: usize,
+    example: String,
+}
+
+/// What one set says.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Seen {
+    verdict: &'static str,
+    why: Vec<String>,
+    backends: Vec<String>,
+    #[serde(skip)]
+    passes: Passes,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Passes {
+    Never,
+    Sometimes,
+    Always,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    requests: usize,
+    left_out: usize,
+    changes: Vec<Change>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    input::finish("diff", answer(arguments))
+}
+
+fn answer(arguments: &Arguments) -> Result<(String, u8), String> {
+    let load = |path: &PathBuf| {
+        let loaded = input::load(std::slice::from_ref(path));
+        loaded.map_err(|error| format!("{}: {error}", path.display()))
+    };
+    let before = Judge::new(load(&arguments.before)?.mesh);
+    let after = Judge::new(load(&arguments.after)?.mesh);
+    let (questions, left_out) = if arguments.cases.is_empty() {
+        generate::questions([&before.mesh, &after.mesh], arguments.requests_max)
+    } else {
+        let cases = input::load(&arguments.cases)?.cases;
+        if cases.is_empty() {
+            return Err("there are no cases: write a document of kind PolicyTest".to_owned());
+        }
+        let question =
+            |case: weft_config::case::Case| Question { from: case.from, to: case.to, ask: case.request };
+        (cases.into_iter().map(question).collect(), 0)
+    };
+    let answer = compare(&before, &after, &questions, left_out);
+    let has = |direction| answer.changes.iter().any(|change| change.direction == direction);
+    let fails = match arguments.fail_on {
+        FailOn::More => has(Direction::More),
+        FailOn::Any => !answer.changes.is_empty(),
+        FailOn::Never => false,
+    };
+    let text = match arguments.output {
+        Output::Text => answer.text(),
+        Output::Json => input::json(&answer),
+    };
+    Ok((text, u8::from(fails)))
+}
+
+fn compare(before: &Judge, after: &Judge, questions: &[Question], left_out: usize) -> Answer {
+    let mut found: BTreeMap<(Direction, String, Seen, Seen), (usize, String)> = BTreeMap::new();
+    for question in questions {
+        let (old, new) = (Seen::new(before, question), Seen::new(after, question));
+        let direction = match old.passes.cmp(&new.passes) {
+            std::cmp::Ordering::Less => Direction::More,
+            std::cmp::Ordering::Greater => Direction::Less,
+            std::cmp::Ordering::Equal if old.backends != new.backends || old.verdict != new.verdict => {
+                Direction::Way
+            }
+            std::cmp::Ordering::Equal => continue,
+        };
+        let key = (direction, shown_destination(&question.to), old, new);
+        let (requests, _) = found.entry(key).or_insert_with(|| (0, question.shown()));
+        *requests += 1;
+    }
+    let change = |((direction, to, before, after), (requests, example))| Change {
+        direction,
+        to,
+        before,
+        after,
+        requests,
+        example,
+    };
+    Answer { requests: questions.len(), left_out, changes: found.into_iter().map(change).collect() }
+}
+
+impl Seen {
+    fn new(judge: &Judge, question: &Question) -> Self {
+        match judge.prepare(&question.from, &question.to, &question.ask) {
+            Ok(prepared) => Self::of(&prepared.judge()),
+            // What is not there cannot be called.
+            Err(error) => Self {
+                verdict: "none",
+                why: vec![error.to_string()],
+                backends: Vec::new(),
+                passes: Passes::Never,
+            },
+        }
+    }
+
+    fn of(outcome: &Outcome<'_>) -> Self {
+        let mut why: BTreeSet<String> = outcome.answers().map(describe).collect();
+        why.extend(outcome.locals().map(|local| local.reason.text().to_owned()));
+        let passes = match outcome.fate() {
+            Some(Fate::Allow) => Passes::Always,
+            Some(Fate::Deny | Fate::Redirect) => Passes::Never,
+            None => Passes::Sometimes,
+        };
+        Self {
+            verdict: outcome.fate().map_or("mixed", Fate::word),
+            why: why.into_iter().collect(),
+            backends: backends_of(outcome),
+            passes,
+        }
+    }
+}
+
+impl Question {
+    // As `weft explain` takes it.
+    fn shown(&self) -> String {
+        let mut text = match &self.from.who {
+            Who::Workload(uid) => format!("--from {uid}"),
+            Who::Identity(identity) => format!("--from {}", identity.principal()),
+            Who::Account(namespace, account) => format!("--from cluster.local/ns/{namespace}/sa/{account}"),
+            Who::Unknown => String::new(),
+        };
+        if self.from.plaintext {
+            text += " --plaintext";
+        }
+        if let Some(ip) = self.from.ip {
+            text += &format!(" --ip {ip}");
+        }
+        text += &format!(" --to {}", shown_destination(&self.to));
+        match &self.ask {
+            Ask::Tcp => text += " --tcp",
+            Ask::Http { method, path, host, headers } => {
+                text += &format!(" --method {method} --path '{path}'");
+                if let Some(host) = host {
+                    text += &format!(" --host '{host}'");
+                }
+                for (name, value) in headers {
+                    text += &format!(" --header '{name}: {value}'");
+                }
+            }
+        }
+        text.trim_start().to_owned()
+    }
+}
+
+fn shown_destination(to: &Destination) -> String {
+    let (name, port) = match to {
+        Destination::Service(name, port) => (name.to_string(), port),
+        Destination::Workload(uid, port) => (format!("workload/{uid}"), port),
+    };
+    port.map_or(name.clone(), |port| format!("{name}:{port}"))
+}
+
+impl Answer {
+    fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        for change in &self.changes {
+            let Change { direction, to, before, after, requests, example } = change;
+            let word = match direction {
+                Direction::More => "MORE",
+                Direction::Less => "LESS",
+                Direction::Way => "WAY",
+            };
+            let _ = writeln!(
+                text,
+                "{word:5} {to}: {} -> {} ({requests} requests)",
+                before.verdict, after.verdict
+            );
+            for (when, seen) in [("before", before), ("after", after)] {
+                let way = if seen.backends.is_empty() {
+                    String::new()
+                } else {
+                    format!(" [{}]", seen.backends.join(", "))
+                };
+                let _ = writeln!(text, "      {when:6} {}{way}", seen.why.join("; "));
+            }
+            let _ = writeln!(text, "      for example: weft explain … {example}");
+        }
+        let of = |direction| self.changes.iter().filter(|change| change.direction == direction).count();
+        let _ = writeln!(
+            text,
+            "{} requests: {} changes allow more, {} allow less, {} lead elsewhere",
+            self.requests,
+            of(Direction::More),
+            of(Direction::Less),
+            of(Direction::Way)
+        );
+        if self.left_out > 0 {
+            let _ = writeln!(
+                text,
+                "{} combinations were left out (--requests-max): what they change is not known",
+                self.left_out
+            );
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests;

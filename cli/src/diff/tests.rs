@@ -1,0 +1,117 @@
+use super::*;
+
+const MESH: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec: {selector: {app: cart}, ports: [{port: 80, targetPort: 8080, appProtocol: http}]}
+---
+apiVersion: weft.dev/v1alpha1
+kind: Workload
+metadata: {name: cart-1, namespace: shop, labels: {app: cart}}
+spec: {address: 10.0.0.1, serviceAccount: cart, ports: [{port: 8080, protocol: http}]}
+---
+apiVersion: weft.dev/v1alpha1
+kind: Workload
+metadata: {name: web-1, namespace: shop, labels: {app: web}}
+spec: {address: 10.0.0.2, serviceAccount: web}
+---
+";
+
+fn policy(rule: &str) -> String {
+    format!(
+        "{MESH}apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: cart, namespace: shop}}\n\
+         spec: {{selector: {{matchLabels: {{app: cart}}}}, rules: [{rule}]}}\n"
+    )
+}
+
+fn differing(before: &str, after: &str, change: impl FnOnce(&mut Arguments)) -> (String, u8) {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let mut arguments = Arguments {
+        before: write("before.yaml", before),
+        after: write("after.yaml", after),
+        cases: Vec::new(),
+        requests_max: 20_000,
+        fail_on: FailOn::More,
+        output: Output::Text,
+    };
+    change(&mut arguments);
+    answer(&arguments).unwrap()
+}
+
+const NARROW: &str = "{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}], \
+                      to: [{operation: {methods: [GET], paths: [/cart]}}]}";
+const WIDE: &str = "{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}], \
+                    to: [{operation: {methods: [GET], paths: ['/cart*']}}]}";
+
+#[test]
+fn equal_policies_differ_in_nothing() {
+    let (text, code) = differing(&policy(NARROW), &policy(NARROW), |_| {});
+    assert!(code == 0 && text.contains("0 changes allow more, 0 allow less, 0 lead elsewhere"), "{text}");
+}
+
+#[test]
+fn what_is_allowed_that_was_not_fails_with_an_example() {
+    let (text, code) = differing(&policy(NARROW), &policy(WIDE), |_| {});
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("MORE  shop/cart:80: deny -> allow"), "{text}");
+    assert!(text.contains("after  allowed by shop/cart rule 0 ("), "{text}");
+    assert!(text.contains("--from shop/web-1 --to shop/cart:80 --method GET --path '/cart/x'"), "{text}");
+}
+
+#[test]
+fn what_is_allowed_no_more_fails_only_if_asked_to() {
+    let (text, code) = differing(&policy(WIDE), &policy(NARROW), |_| {});
+    assert!(code == 0 && text.contains("LESS  shop/cart:80: allow -> deny"), "{text}");
+    let any = |arguments: &mut Arguments| arguments.fail_on = FailOn::Any;
+    assert_eq!(differing(&policy(WIDE), &policy(NARROW), any).1, 1);
+    let never = |arguments: &mut Arguments| arguments.fail_on = FailOn::Never;
+    assert_eq!(differing(&policy(NARROW), &policy(WIDE), never).1, 0);
+}
+
+#[test]
+fn a_port_that_opens_to_plaintext_is_seen() {
+    let open = "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: d, namespace: shop}\n\
+                spec: {mtls: {mode: PERMISSIVE}}\n";
+    let all = policy("{}");
+    let (text, code) = differing(&all, &format!("{all}{open}"), |_| {});
+    assert!(code == 1 && text.contains("for example: weft explain … --plaintext"), "{text}");
+}
+
+#[test]
+fn each_kind_of_clause_is_told_apart_by_generated_requests() {
+    // What either set says more must be found from the values that the sets mention.
+    for (before, after) in [
+        ("{from: [{source: {namespaces: [a]}}]}", "{from: [{source: {namespaces: [a, b]}}]}"),
+        ("{from: [{source: {ipBlocks: [10.0.0.0/8]}}]}", "{from: [{source: {ipBlocks: [10.0.0.0/7]}}]}"),
+        ("{to: [{operation: {methods: [GET]}}]}", "{to: [{operation: {methods: [GET, PURGE]}}]}"),
+        ("{to: [{operation: {paths: ['/a/{*}']}}]}", "{to: [{operation: {paths: ['/a/{**}']}}]}"),
+        ("{to: [{operation: {hosts: [a.example]}}]}", "{to: [{operation: {hosts: ['*.example']}}]}"),
+        ("{to: [{operation: {notPaths: [/a, /b]}}]}", "{to: [{operation: {notPaths: [/a]}}]}"),
+        (
+            "{when: [{key: 'request.headers[x-team]', values: [red]}]}",
+            "{when: [{key: 'request.headers[x-team]', values: [red, blue]}]}",
+        ),
+        (
+            "{from: [{source: {principals: [cluster.local/ns/a/sa/b]}}]}",
+            "{from: [{source: {principals: ['cluster.local/ns/a/*']}}]}",
+        ),
+    ] {
+        let (text, code) = differing(&policy(before), &policy(after), |_| {});
+        assert!(code == 1 && text.contains("MORE "), "{before} -> {after}\n{text}");
+        let (text, code) = differing(&policy(after), &policy(before), |_| {});
+        assert!(code == 0 && text.contains("LESS "), "{after} -> {before}\n{text}");
+    }
+}
+
+#[test]
+fn what_is_left_out_is_told() {
+    let few = |arguments: &mut Arguments| arguments.requests_max = 10;
+    let (text, _) = differing(&policy(NARROW), &policy(WIDE), few);
+    assert!(text.contains("combinations were left out (--requests-max)"), "{text}");
+}
