@@ -161,6 +161,9 @@ fn document<'r>(value: Value<'r>, nested: bool, expanded: bool, documents: &mut 
     let optional = matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::MeshConfig);
     let spec = if optional { object.take("spec") } else { object.require("spec") };
     let Some(metadata) = metadata else { return };
+    if let (Some(place), false) = (metadata.dry_run, matches!(kind, Kind::AuthorizationPolicy)) {
+        value.report.error(place, "only an AuthorizationPolicy can be a dry run");
+    }
     let spec = spec.and_then(Value::object);
     read_kind(kind, metadata, spec, documents);
 }

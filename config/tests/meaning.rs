@@ -130,6 +130,42 @@ fn absent_empty_and_universal_rules_differ() {
 }
 
 #[test]
+fn every_attribute_that_istio_documents_is_taken() {
+    let mesh = clean(
+        &(three_workloads()
+            + &policy(
+                "AuthorizationPolicy",
+                "shop",
+                "audit",
+                "{action: AUDIT, rules: [{from: [{source: {requestPrincipals: ['*'], notRequestPrincipals: [a/b*]}}], \
+                 when: [{key: 'request.auth.claims[a][b]', values: [c]}, {key: request.auth.audiences, values: [x]}, \
+                 {key: request.auth.presenter, values: [x]}, {key: request.auth.principal, notValues: ['*/x']}, \
+                 {key: source.serviceAccount, values: [web, ops/admin]}, {key: remote.ip, values: [10.0.0.0/8]}]}]}",
+            )),
+    );
+    let policy = mesh.authorizations.values().next().unwrap();
+    assert_eq!((policy.action, policy.dry_run), (Action::Audit, false));
+    let keys: Vec<String> = policy.rules[0].conditions.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        keys.join(" "),
+        "request.auth.claims[a][b] request.auth.claims[aud] request.auth.claims[azp] request.auth.principal \
+         source.serviceAccount remote.ip"
+    );
+    let source = &policy.rules[0].sources[0];
+    assert_eq!((source.request_principals.any.len(), source.request_principals.not.len()), (1, 1));
+}
+
+#[test]
+fn a_dry_run_is_held_as_one() {
+    let dry_run = policy("AuthorizationPolicy", "shop", "tried", "{action: DENY, rules: [{}]}")
+        .replace("name: tried,", "name: tried, annotations: {istio.io/dry-run: 'true'},");
+    let enforced = dry_run.replace("tried", "enforced").replace("'true'", "'false'");
+    let mesh = clean(&(three_workloads() + &dry_run + &enforced));
+    assert!(mesh.authorizations["AuthorizationPolicy/shop/tried"].dry_run);
+    assert!(!mesh.authorizations["AuthorizationPolicy/shop/enforced"].dry_run);
+}
+
+#[test]
 fn provenance_is_the_line_of_policy_and_rule() {
     let mesh = clean(
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: a\nspec:\n  rules:\n  - {}\n  - from:\n    - source: {namespaces: [a]}\n",

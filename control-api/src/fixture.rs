@@ -92,6 +92,8 @@ impl Fixture {
             namespace: namespace.parse().unwrap(),
             name: name.parse().unwrap(),
             action: Action::Allow,
+            dry_run: false,
+            provider: None,
             rules: Vec::new(),
             provenance: Provenance::default(),
         };

@@ -1,18 +1,37 @@
 //! Who may call: AuthorizationPolicy, with Istio's documented meaning.
 //!
 //! A policy matches if one of its rules does; a rule if one source, one operation and every
-//! condition do. DENY is judged before ALLOW; with no ALLOW policy all that is not denied passes;
-//! with one, only what it matches does. A policy that is named and not held denies everything.
+//! condition do. Of all that binds a workload, CUSTOM is asked first, then DENY is judged, then
+//! ALLOW; with no ALLOW policy all that is not denied passes; with one, only what it matches does.
+//! AUDIT marks and decides nothing; a dry run is judged beside and decides nothing either. A policy
+//! that is named and not held denies everything.
 //!
-//! On an opaque connection there is no HTTP to look at: an HTTP field then never matches in an
-//! ALLOW rule and always does in a DENY rule, so that not knowing never admits.
+//! On an opaque connection there is no HTTP to look at. As in Istio, an ALLOW rule with a field that
+//! needs HTTP then never matches, and any other rule is judged as if the field were not there, so
+//! that not knowing never admits.
+//!
+//! The types here are what users wrote. `matching` says what each part means, `header` what several
+//! values of a field mean; `set` is all that binds one workload, found through `index`; `miss` says
+//! what was nearest to matching.
 
-use crate::names::{Name, Namespace, ResourceName};
+mod hash;
+mod header;
+mod index;
+mod keys;
+mod matching;
+mod miss;
+mod set;
+mod texts;
+
+pub use header::is_list as is_list_header;
+pub use miss::{NearestMiss, Part};
+pub use set::{AuthorizationSet, Decider, Judgement, Verdict};
+
+use crate::names::{Name, Namespace};
 use crate::request::{ConnectionFacts, HttpFacts};
 use crate::string_match::StringMatch;
 use ipnet::IpNet;
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::fmt;
 
 /// What a matching policy does.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -21,6 +40,10 @@ pub enum Action {
     Allow,
     /// Refuses.
     Deny,
+    /// Marks for the log, whatever becomes of it.
+    Audit,
+    /// Asks the external authorizer that [`Authorization::provider`] names.
+    Custom,
 }
 
 /// Where a user wrote something.
@@ -41,6 +64,10 @@ pub struct Authorization {
     pub name: Name,
     /// What it does to what it matches.
     pub action: Action,
+    /// Judged, logged and counted, and never enforced. Of ALLOW and DENY only.
+    pub dry_run: bool,
+    /// The external authorizer of [`Action::Custom`], as MeshConfig names it.
+    pub provider: Option<Box<str>>,
     /// None: nothing matches.
     pub rules: Vec<Rule>,
     /// Where it was written.
@@ -80,19 +107,24 @@ impl<T> Clause<T> {
     pub fn is_empty(&self) -> bool {
         self.any.is_empty() && self.not.is_empty()
     }
-
-    fn matches(&self, mut test: impl FnMut(&T) -> bool) -> bool {
-        (self.any.is_empty() || self.any.iter().any(&mut test)) && !self.not.iter().any(test)
-    }
 }
 
-/// A service account: of one namespace by name.
+/// A service account: of one namespace by name, in any trust domain that the mesh trusts.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ServiceAccount {
     /// Its namespace.
     pub namespace: Namespace,
     /// Its name.
     pub name: Name,
+}
+
+/// `ISSUER/SUBJECT` of a verified token, each half a pattern of its own.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RequestPrincipal {
+    /// The claim `iss`.
+    pub issuer: StringMatch,
+    /// The claim `sub`.
+    pub subject: StringMatch,
 }
 
 /// Who calls. Fields are joined by AND.
@@ -108,6 +140,8 @@ pub struct Source {
     pub ip_blocks: Clause<IpNet>,
     /// The original client's address, behind trusted proxies.
     pub remote_ip_blocks: Clause<IpNet>,
+    /// The principal of a verified token.
+    pub request_principals: Clause<RequestPrincipal>,
 }
 
 /// What is asked for. Fields are joined by AND.
@@ -132,6 +166,13 @@ pub enum Condition {
     SourcePrincipal(Clause<StringMatch>),
     /// `source.namespace`
     SourceNamespace(Clause<StringMatch>),
+    /// `source.serviceAccount`
+    SourceServiceAccount(Clause<ServiceAccount>),
+    /// `request.auth.principal`
+    RequestPrincipal(Clause<RequestPrincipal>),
+    /// `request.auth.claims[A][B]`, by the claim's path. `request.auth.audiences` is the claim `aud`,
+    /// `request.auth.presenter` is `azp`.
+    RequestClaim(Box<[Box<str>]>, Clause<StringMatch>),
     /// `connection.sni`
     ConnectionSni(Clause<StringMatch>),
     /// `source.ip`
@@ -153,223 +194,67 @@ pub struct Facts<'a> {
     pub http: Option<HttpFacts<'a>>,
 }
 
-/// Which rule of which policy decided.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Decider<'a> {
-    /// The policy.
-    pub policy: &'a Authorization,
-    /// The index of its rule.
-    pub rule: usize,
-}
-
-/// The answer.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Verdict<'a> {
-    /// It may pass. `None`: no ALLOW policy binds the workload.
-    Allowed(Option<Decider<'a>>),
-    /// A DENY policy matches.
-    Denied(Decider<'a>),
-    /// There are ALLOW policies and none matches.
-    NotAllowed,
-    /// A policy that binds the workload is not held or not understood.
-    Unresolved(&'a ResourceName),
-}
-
-impl Verdict<'_> {
-    /// Whether it may pass.
-    pub fn is_allowed(&self) -> bool {
-        matches!(self, Self::Allowed(_))
-    }
-}
-
-/// All that binds one workload.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct AuthorizationSet {
-    deny: Vec<Arc<Authorization>>,
-    allow: Vec<Arc<Authorization>>,
-    unresolved: Option<ResourceName>,
-    needs_canonical_path: bool,
-}
-
-impl AuthorizationSet {
-    /// Joins the policies that a workload names; `None` stands for one that is not held.
-    pub fn new(named: impl IntoIterator<Item = (ResourceName, Option<Arc<Authorization>>)>) -> Self {
-        let mut set = Self::default();
-        for (name, policy) in named {
-            match policy {
-                Some(policy) => {
-                    set.needs_canonical_path |= policy.has_path_rule();
-                    match policy.action {
-                        Action::Allow => set.allow.push(policy),
-                        Action::Deny => set.deny.push(policy),
-                    }
-                }
-                None => set.unresolved = Some(name),
-            }
-        }
-        set
-    }
-
-    /// Whether a path rule applies, so that paths must be canonical before they are judged and
-    /// forwarded.
-    pub fn needs_canonical_path(&self) -> bool {
-        self.needs_canonical_path
-    }
-
-    /// Judges.
-    pub fn decide(&self, facts: &Facts<'_>) -> Verdict<'_> {
-        if let Some(name) = &self.unresolved {
-            return Verdict::Unresolved(name);
-        }
-        for policy in &self.deny {
-            if let Some(rule) = policy.matching_rule(facts) {
-                return Verdict::Denied(Decider { policy, rule });
-            }
-        }
-        if self.allow.is_empty() {
-            return Verdict::Allowed(None);
-        }
-        for policy in &self.allow {
-            if let Some(rule) = policy.matching_rule(facts) {
-                return Verdict::Allowed(Some(Decider { policy, rule }));
-            }
-        }
-        Verdict::NotAllowed
-    }
-}
-
 // === impl Authorization ===
 
 impl Authorization {
-    /// The index of the first rule that matches.
-    pub fn matching_rule(&self, facts: &Facts<'_>) -> Option<usize> {
-        self.rules.iter().position(|rule| rule.matches(facts, self.action))
-    }
-
     /// Whether any rule looks at the path.
     pub fn has_path_rule(&self) -> bool {
         self.rules.iter().flat_map(|rule| &rule.operations).any(|operation| !operation.paths.is_empty())
     }
 }
 
-impl Rule {
-    fn matches(&self, facts: &Facts<'_>, action: Action) -> bool {
-        (self.sources.is_empty() || self.sources.iter().any(|source| source.matches(facts, action)))
-            && (self.operations.is_empty()
-                || self.operations.iter().any(|operation| operation.matches(facts, action)))
-            && self.conditions.iter().all(|condition| condition.matches(facts, action))
-    }
-
-    /// Whether any part of it needs HTTP.
-    pub fn needs_http(&self) -> bool {
-        self.operations.iter().any(|operation| {
-            !(operation.hosts.is_empty() && operation.methods.is_empty() && operation.paths.is_empty())
-        }) || self.sources.iter().any(|source| !source.remote_ip_blocks.is_empty())
-            || self
-                .conditions
-                .iter()
-                .any(|condition| matches!(condition, Condition::RequestHeader(..) | Condition::RemoteIp(_)))
-    }
-}
-
-// An attribute that only HTTP has, on a connection that has none.
-fn without_http(action: Action) -> bool {
-    action == Action::Deny
-}
-
-// A clause over an attribute of the proven identity. Without an identity no value matches, so `any`
-// fails and `not` holds, as in Istio.
-fn matches_text(clause: &Clause<StringMatch>, value: Option<&str>) -> bool {
-    clause.matches(|pattern| value.is_some_and(|value| pattern.matches(value)))
-}
-
-fn matches_address(clause: &Clause<IpNet>, address: IpAddr) -> bool {
-    // An IPv4 client on a dual-stack socket is an IPv4 client.
-    let address = address.to_canonical();
-    clause.matches(|block| block.contains(&address))
-}
-
-impl Source {
-    fn matches(&self, facts: &Facts<'_>, action: Action) -> bool {
-        let source = facts.connection.source;
-        let remote = || match &facts.http {
-            Some(http) => matches_address(&self.remote_ip_blocks, http.remote_address),
-            None => without_http(action),
+impl RequestPrincipal {
+    /// Reads Istio's spelling, `ISSUER/SUBJECT`: the last `/` parts the two, since an issuer may be a
+    /// URL. A `*` stands at the beginning of the issuer or at the end of the subject; without `/` it is
+    /// a pattern of one half, and the other is anything. `None`: it could never match.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (issuer, subject) = match text.rsplit_once('/') {
+            Some((issuer, subject)) => (issuer, subject),
+            None if text == "*" => ("*", "*"),
+            None if text.starts_with('*') => ("*", text),
+            None if text.ends_with('*') => (text, "*"),
+            None => return None,
         };
-        matches_text(&self.principals, source.map(|id| id.principal()))
-            && matches_text(&self.namespaces, source.map(|id| id.namespace()))
-            && self.service_accounts.matches(|account| {
-                source.is_some_and(|id| {
-                    id.namespace() == account.namespace.as_str()
-                        && id.service_account() == account.name.as_str()
-                })
-            })
-            && matches_address(&self.ip_blocks, facts.connection.source_address)
-            && (self.remote_ip_blocks.is_empty() || remote())
-    }
-}
-
-impl Operation {
-    fn matches(&self, facts: &Facts<'_>, action: Action) -> bool {
-        let port = facts.connection.destination.port();
-        if !self.ports.matches(|wanted| *wanted == port) {
-            return false;
+        // One `*`, at an end of the whole, as everywhere.
+        let rest = text.strip_prefix('*').or_else(|| text.strip_suffix('*')).unwrap_or(text);
+        if issuer.is_empty() || subject.is_empty() || rest.contains('*') {
+            return None;
         }
-        let Some(http) = &facts.http else {
-            let silent = self.hosts.is_empty() && self.methods.is_empty() && self.paths.is_empty();
-            return silent || without_http(action);
-        };
-        self.hosts.matches(|pattern| pattern.matches_ignoring_case(http.host()))
-            && self.methods.matches(|pattern| pattern.matches(http.method))
-            && self.paths.matches(|pattern| pattern.matches(http.path))
+        Some(Self { issuer: StringMatch::parse(issuer), subject: StringMatch::parse(subject) })
     }
 }
 
-impl Condition {
-    fn matches(&self, facts: &Facts<'_>, action: Action) -> bool {
-        let connection = &facts.connection;
-        match self {
-            Self::RequestHeader(name, clause) => match &facts.http {
-                Some(http) => matches_header(clause, name, http, action),
-                None => without_http(action),
-            },
-            Self::SourcePrincipal(clause) => matches_text(clause, connection.source.map(|id| id.principal())),
-            Self::SourceNamespace(clause) => matches_text(clause, connection.source.map(|id| id.namespace())),
-            Self::ConnectionSni(clause) => matches_text(clause, connection.sni),
-            Self::SourceIp(clause) => matches_address(clause, connection.source_address),
-            Self::RemoteIp(clause) => match &facts.http {
-                Some(http) => matches_address(clause, http.remote_address),
-                None => without_http(action),
-            },
-            Self::DestinationIp(clause) => matches_address(clause, connection.destination.ip()),
-            Self::DestinationPort(clause) => clause.matches(|port| *port == connection.destination.port()),
-        }
+impl fmt::Display for Authorization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
     }
 }
 
-// A field may come several times. A DENY matches if any of its values does, an ALLOW only if all do,
-// so that adding a second value never buys admission. A value that is not UTF-8 matches no pattern
-// in an ALLOW and every pattern in a DENY.
-fn matches_header(clause: &Clause<StringMatch>, name: &str, http: &HttpFacts<'_>, action: Action) -> bool {
-    let deny = action == Action::Deny;
-    let (mut count, mut matched) = (0_usize, 0_usize);
-    http.headers.visit_values(name, &mut |value| {
-        count += 1;
-        let matches = match std::str::from_utf8(value) {
-            Ok(value) => {
-                (clause.any.is_empty() || clause.any.iter().any(|pattern| pattern.matches(value)))
-                    && !clause.not.iter().any(|pattern| pattern.matches(value))
+impl fmt::Display for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// As users write the key.
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RequestHeader(name, _) => return write!(f, "request.headers[{name}]"),
+            Self::RequestClaim(path, _) => {
+                f.write_str("request.auth.claims")?;
+                return path.iter().try_for_each(|name| write!(f, "[{name}]"));
             }
-            Err(_) => deny,
-        };
-        matched += usize::from(matches);
-        true
-    });
-    match count {
-        // An absent field has no value: only exclusions can hold.
-        0 => clause.any.is_empty(),
-        _ if deny => matched > 0,
-        _ => matched == count,
+            Self::SourcePrincipal(_) => "source.principal",
+            Self::SourceNamespace(_) => "source.namespace",
+            Self::SourceServiceAccount(_) => "source.serviceAccount",
+            Self::RequestPrincipal(_) => "request.auth.principal",
+            Self::ConnectionSni(_) => "connection.sni",
+            Self::SourceIp(_) => "source.ip",
+            Self::RemoteIp(_) => "remote.ip",
+            Self::DestinationIp(_) => "destination.ip",
+            Self::DestinationPort(_) => "destination.port",
+        })
     }
 }
 

@@ -33,6 +33,9 @@ pub struct ConnectionFacts<'a> {
     pub source: Option<&'a SpiffeId>,
     /// The address that the connection comes from.
     pub source_address: IpAddr,
+    /// The original client's address, as far as the connection tells without HTTP: the same as
+    /// `source_address`, or `None` where proxies in front may stand for others.
+    pub original_address: Option<IpAddr>,
     /// The address and port that were dialled, as the mesh advertises them.
     pub destination: SocketAddr,
     /// The server name of the TLS handshake.

@@ -19,6 +19,9 @@ pub enum StringMatch {
     Template(PathTemplate),
 }
 
+/// The longest template: judging one goes as deep as it has segments.
+const TEMPLATE_LENGTH_MAX: usize = 1024;
+
 /// A path of literal segments, `{*}` for one segment and `{**}` for any number of them, at most once.
 /// A segment may have a literal before and after its `{*}` (Envoy's URI templates).
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -99,10 +102,14 @@ impl fmt::Display for StringMatch {
 
 impl PathTemplate {
     /// Reads a template. Refused: braces that are neither operator, two operators in a segment, two
-    /// `{**}`, anything after `{**}` in the path but a literal ending, a path without leading `/`.
+    /// `{**}`, anything after `{**}` in the path but a literal ending, a path without leading `/`, and
+    /// what is longer than 1,024 bytes.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
         let refused = || InvalidName::new("path template", text);
         let rest = text.strip_prefix('/').ok_or_else(refused)?;
+        if text.len() > TEMPLATE_LENGTH_MAX {
+            return Err(refused());
+        }
         if text.contains('*') && text.replace("{**}", "").replace("{*}", "").contains('*') {
             return Err(refused());
         }
@@ -135,6 +142,11 @@ impl PathTemplate {
     /// As it was written.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// What every path that matches begins with.
+    pub fn literal_prefix(&self) -> &str {
+        self.text.split('{').next().unwrap_or_default()
     }
 
     /// Whether the path matches, all of it.

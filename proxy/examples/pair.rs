@@ -70,13 +70,15 @@ fn main() {
             probes: Vec::new(),
         })
     };
-    let own = |workload: Arc<Workload>, authorization| {
+    let own = |workload: Arc<Workload>, authorization: Arc<AuthorizationSet>| {
         Arc::new(Own { workload: Some(workload), authorization, ..Own::default() })
     };
     let allow = Authorization {
         namespace: "shop".parse().expect("a constant must parse"),
         name: "cart".parse().expect("a constant must parse"),
         action: Action::Allow,
+        dry_run: false,
+        provider: None,
         rules: vec![Rule {
             sources: vec![Source {
                 principals: Clause {
@@ -99,7 +101,7 @@ fn main() {
     };
     let named = "AuthorizationPolicy/shop/cart".parse().expect("a constant must parse");
     let server_policy = Policy {
-        own: own(workload("cart", server), AuthorizationSet::new([(named, Some(Arc::new(allow)))])),
+        own: own(workload("cart", server), AuthorizationSet::new([(named, Some(Arc::new(allow)))]).into()),
         ..Policy::default()
     };
     let endpoint = Endpoint {
@@ -133,7 +135,7 @@ fn main() {
     };
     let asked = Asked::Service("shop/cart".parse().expect("a constant must parse"));
     let client_policy = Policy {
-        own: own(workload("web", client), AuthorizationSet::default()),
+        own: own(workload("web", client), Arc::default()),
         destinations: HashMap::from([(asked, Resolution::Known(Arc::new(destination)))]),
         ..Policy::default()
     };

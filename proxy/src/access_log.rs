@@ -22,7 +22,8 @@ const VALUE_BYTES_MAX: usize = 512;
 pub enum Mode {
     /// Nothing.
     Off,
-    /// Answers the proxy made itself, and statuses from 500 on.
+    /// Answers the proxy made itself, statuses from 500 on, and what policy marks: audits, and what
+    /// dry runs would change.
     #[default]
     Errors,
     /// Every request.
@@ -71,6 +72,10 @@ pub struct Entry<'a> {
     pub reason: Option<Reason>,
     /// More of the why: the deciding policy and rule.
     pub detail: Option<&'a str>,
+    /// The AUDIT policy that matches.
+    pub audit: Option<&'a str>,
+    /// What would be different if dry runs were enforced.
+    pub dry_run: Option<&'a str>,
     /// From the request's head to the answer's end.
     pub duration: Duration,
     /// Bytes of the request's body.
@@ -113,11 +118,12 @@ impl AccessLog {
         Ok(Self { mode, lines: Some(lines), dropped })
     }
 
-    /// Whether a request with this outcome is written. Asked before anything is formatted.
-    pub fn wants(&self, status: u16, reason: Option<Reason>) -> bool {
+    /// Whether a request with this outcome is written; `marked`: policy has something to say of it.
+    /// Asked before anything is formatted.
+    pub fn wants(&self, status: u16, reason: Option<Reason>, marked: bool) -> bool {
         match self.mode {
             Mode::Off => false,
-            Mode::Errors => reason.is_some() || status >= 500,
+            Mode::Errors => marked || reason.is_some() || status >= 500,
             Mode::All => true,
         }
     }
@@ -154,8 +160,11 @@ impl Entry<'_> {
         if let Some(reason) = self.reason {
             text(&mut line, "reason", reason.label());
         }
-        if let Some(detail) = self.detail {
-            text(&mut line, "detail", detail);
+        let more = [("detail", self.detail), ("audit", self.audit), ("dry_run", self.dry_run)];
+        for (name, value) in more {
+            if let Some(value) = value {
+                text(&mut line, name, value);
+            }
         }
         line.push_str(&format!(
             ",\"duration_us\":{},\"request_bytes\":{},\"response_bytes\":{},\"client\":\"{}\"",
@@ -215,6 +224,8 @@ mod tests {
             grpc_status: None,
             reason: Some(Reason::AuthorizationDenied),
             detail: None,
+            audit: None,
+            dry_run: None,
             duration: Duration::from_micros(5),
             request_bytes: 0,
             response_bytes: 1,
@@ -239,10 +250,11 @@ mod tests {
     #[test]
     fn only_what_the_mode_wants_is_written() {
         let errors = AccessLog::to(Mode::Errors, std::io::sink()).unwrap();
-        assert!(errors.wants(403, Some(Reason::AuthorizationDenied)));
-        assert!(errors.wants(500, None));
-        assert!(!errors.wants(404, None));
-        assert!(AccessLog::to(Mode::All, std::io::sink()).unwrap().wants(200, None));
-        assert!(!AccessLog::to(Mode::Off, std::io::sink()).unwrap().wants(500, None));
+        assert!(errors.wants(403, Some(Reason::AuthorizationDenied), false));
+        assert!(errors.wants(500, None, false));
+        assert!(errors.wants(200, None, true), "what is to be audited is written");
+        assert!(!errors.wants(404, None, false));
+        assert!(AccessLog::to(Mode::All, std::io::sink()).unwrap().wants(200, None, false));
+        assert!(!AccessLog::to(Mode::Off, std::io::sink()).unwrap().wants(500, None, true));
     }
 }

@@ -6,6 +6,7 @@
 
 use crate::access_log::Entry;
 use crate::http::{Body, BodyError, Frame, Headers, Known, LocalBody, RequestHead, Response, Revocable};
+use crate::inbound::judge::Marks;
 use crate::inbound::revoke::Live;
 use crate::metrics::{Ends, Outcome};
 use crate::pool::InFlight;
@@ -42,6 +43,8 @@ pub struct Record {
     pub detail: Option<String>,
     /// What the log says of the request; kept only where the log may want it.
     pub logged: Option<Logged>,
+    /// What it says beside the verdict.
+    pub marks: Marks,
     /// Bytes of the request's body.
     pub request_bytes: RequestBytes,
     /// Which kind of the kubelet's probes it is.
@@ -183,7 +186,8 @@ impl Observed {
             Some(kind) => worker.connections.probe(kind, probe_outcome(outcome)),
             None => worker.metrics.cells(&record.ends, outcome).record(duration, request_bytes, self.bytes),
         }
-        if !worker.access_log.wants(self.status, reason) {
+        let marked = !record.marks.is_empty();
+        if !worker.access_log.wants(self.status, reason, marked) {
             return;
         }
         let Some(logged) = &record.logged else { return };
@@ -197,6 +201,8 @@ impl Observed {
             grpc_status: self.grpc_status,
             reason,
             detail: record.detail.as_deref(),
+            audit: record.marks.audit.as_deref(),
+            dry_run: record.marks.dry_run.as_deref(),
             duration,
             request_bytes,
             response_bytes: self.bytes,

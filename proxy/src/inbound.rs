@@ -8,6 +8,7 @@
 pub mod applications;
 pub mod connection;
 pub mod http;
+pub mod judge;
 pub mod probe;
 pub mod probe_https;
 pub mod revoke;

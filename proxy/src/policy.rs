@@ -52,7 +52,7 @@ pub struct Own {
     /// Who it is. `None` until told: then nothing is admitted.
     pub workload: Option<Arc<Workload>>,
     /// Who may call.
-    pub authorization: AuthorizationSet,
+    pub authorization: Arc<AuthorizationSet>,
     /// How clients must connect.
     pub tls: TlsModes,
     /// What metrics call it.

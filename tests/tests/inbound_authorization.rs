@@ -4,7 +4,7 @@ use std::time::Duration;
 use weft_model::reason::Reason;
 use weft_tests::application::Application;
 use weft_tests::client::{Client, Request};
-use weft_tests::mesh::{Builder, Mesh, Workload, authorization, peer_authentication};
+use weft_tests::mesh::{Builder, Mesh, Proxy, Workload, authorization, peer_authentication};
 use weft_tests::wait;
 
 const CART: &str = "http://cart.shop/items";
@@ -141,6 +141,73 @@ async fn a_denial_names_its_policy_in_metrics_and_log_but_not_to_the_client() {
         })
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_denial_names_the_rule_that_was_nearest_and_where_it_is() {
+    let application = Application::start("cart-1").await;
+    let rules = "\n  - from: [{ source: { namespaces: [ops] } }]\n    to: [{ operation: { methods: [POST] } }]\n  \
+                 - from: [{ source: { namespaces: [ui] } }]\n    to: [{ operation: { methods: [GET] } }]";
+    let mesh = cart(&application, &authorization("allow-ui", "cart", "ALLOW", rules)).await;
+    web(&mesh).get(CART).await.refused_with(Reason::AuthorizationDenied);
+    let server = mesh.proxy("shop/cart-1");
+    let detail = wait::eventually("the access log has the line", async || {
+        let lines = server.access_log();
+        lines.iter().find_map(|line| line["detail"].as_str().map(str::to_owned))
+    })
+    .await;
+    assert!(detail.starts_with("no ALLOW policy matches; shop/allow-ui rule 1 ("), "{detail}");
+    assert!(detail.ends_with("policy.yaml:10) failed only on namespaces"), "{detail}");
+}
+
+/// The lines of the access log that policy marked, once both requests of a test have theirs.
+async fn marked(server: &Proxy, field: &str) -> Vec<serde_json::Value> {
+    wait::until("both requests are logged", async || server.access_log().len() == 2).await;
+    server.access_log().into_iter().filter(|line| line[field].is_string()).collect()
+}
+
+#[tokio::test]
+async fn an_audit_is_logged_and_counted_and_changes_nothing() {
+    let application = Application::start("cart-1").await;
+    let rules = "[{ to: [{ operation: { methods: [POST], paths: ['/ledger*'] } }] }]";
+    let mesh = cart(&application, &authorization("writes", "cart", "AUDIT", rules)).await;
+    web(&mesh).get(CART).await.passed();
+    // Not in canonical form: judged by it, and passed on as it came.
+    let odd = "http://cart.shop/x/../%6cedger";
+    web(&mesh).send(&Request::post(odd, "x")).await.passed();
+    assert_eq!(
+        application.requests().last().map(|request| request.target.clone()).as_deref(),
+        Some("/x/../%6cedger")
+    );
+    let server = mesh.proxy("shop/cart-1");
+    let audited = marked(server, "audit").await;
+    let [audited] = audited.as_slice() else { panic!("the read is not audited: {audited:?}") };
+    assert!(audited["audit"].as_str().is_some_and(|by| by.starts_with("shop/writes rule 0 (")), "{audited}");
+    assert_eq!((audited["status"].as_u64(), audited["reason"].as_str()), (Some(200), None));
+    let metrics = server.metrics().await;
+    let decisions = [("verdict", "audit"), ("policy", "shop/writes"), ("rule", "0")];
+    assert_eq!(metrics.sum("weft_authorization_decisions_total", &decisions), 1.0);
+}
+
+#[tokio::test]
+async fn a_dry_run_is_logged_and_counted_and_not_enforced() {
+    let application = Application::start("cart-1").await;
+    let deny = authorization("tried", "cart", "DENY", "[{ from: [{ source: { namespaces: [ops] } }] }]")
+        .replace("name: tried,", "name: tried, annotations: { istio.io/dry-run: 'true' },");
+    let mesh = cart(&application, &deny).await;
+    web(&mesh).get(CART).await.passed();
+    admin(&mesh).get(CART).await.passed();
+    let server = mesh.proxy("shop/cart-1");
+    let lines = marked(server, "dry_run").await;
+    let [line] = lines.as_slice() else { panic!("what would stay the same is not marked: {lines:?}") };
+    let said = line["dry_run"].as_str().unwrap_or_default();
+    assert!(said.starts_with("denied by shop/tried rule 0 ("), "{line}");
+    let metrics = server.metrics().await;
+    let count = |verdict| metrics.sum("weft_authorization_decisions_total", &[("verdict", verdict)]);
+    assert_eq!((count("dry_run_allow"), count("dry_run_deny"), count("deny")), (1.0, 1.0, 0.0));
+    mesh.write_policy("policy", &deny.replace("'true'", "'false'"));
+    wait::until("it is enforced", async || admin(&mesh).get(CART).await.status() == 403).await;
+    web(&mesh).get(CART).await.passed();
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use weft_model::reason::Reason;
 use weft_model::request::{ConnectionFacts, HttpFacts};
 use weft_model::workload::Workload;
 use weft_proxy::http::RequestHead;
-use weft_proxy::inbound::connection::remote_address;
+use weft_proxy::inbound::judge::remote_address;
 
 /// What binds one workload.
 pub(crate) struct Own {
@@ -128,18 +128,22 @@ impl Prepared<'_> {
         if !end.own.workload.request_authentications.is_empty() {
             return Answer::Unadmitted(Reason::AuthorizationUnresolved);
         }
+        let address = self.caller.address_or_none();
         let connection = ConnectionFacts {
             source: self.caller.identity.as_ref().filter(|_| mutual),
-            source_address: self.caller.address_or_none(),
+            source_address: address,
+            original_address: (end.own.trusted_proxies == 0).then_some(address),
             destination: end.endpoint.address,
             sni: mutual.then_some(end.server_name.as_str()),
         };
         let Some(head) = head else { return decide(end, &Facts { connection, http: None }) };
         let path = match head.path() {
             "*" => "*".into(),
-            path if end.own.authorization.needs_canonical_path() => match path::canonical(path) {
+            path if end.own.authorization.looks_at_path() => match path::canonical(path) {
                 Ok(canonical) => canonical,
-                Err(error) => return Answer::Path(error),
+                Err(error) if end.own.authorization.needs_canonical_path() => return Answer::Path(error),
+                // Audits and dry runs refuse nothing.
+                Err(_) => path.into(),
             },
             path => path.into(),
         };

@@ -51,6 +51,8 @@ pub(crate) fn bind(
             namespace: namespace.clone(),
             name: name.clone(),
             action: document.spec.action,
+            dry_run: document.spec.dry_run,
+            provider: None,
             rules,
             provenance: report.provenance(document.place()),
         };
@@ -94,7 +96,8 @@ fn bound(
     bound
 }
 
-// On an opaque connection an HTTP field never matches an ALLOW rule and always a DENY rule.
+// On an opaque connection an ALLOW rule with an HTTP field never matches, and any other is judged as
+// if the field were not there.
 fn check_protocols(
     report: &Report<'_>,
     rule: &Rule,
@@ -122,7 +125,9 @@ fn check_protocols(
     let Some((entry, port)) = opaque else { return };
     let effect = match action {
         Action::Allow => "allows nothing",
-        Action::Deny => "denies everything",
+        Action::Deny => "denies whatever the rest of it matches",
+        Action::Audit => "audits whatever the rest of it matches",
+        Action::Custom => "asks about whatever the rest of it matches",
     };
     let field = http.value;
     if other {

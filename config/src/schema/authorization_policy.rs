@@ -2,15 +2,17 @@
 //!
 //! What could never match is an error here: in an ALLOW it is a typo, in a DENY it is a hole.
 
-use super::conditions::{blocks, conditions, header_free_host, principal};
+use super::conditions::{
+    blocks, conditions, header_free_host, principal, request_principal, service_account,
+};
 use super::metadata::Metadata;
 use super::selector::{Target, target};
 use super::value::{Object, Value};
 use crate::document::quoted;
 use crate::report::{At, Place};
 use http::Method;
-use weft_model::authorization::{Action, Clause, Operation, Rule as Model, ServiceAccount, Source};
-use weft_model::names::{Name, Namespace};
+use weft_model::authorization::{Action, Clause, Operation, Rule as Model, Source};
+use weft_model::names::Namespace;
 use weft_model::path::{PathError, canonical};
 use weft_model::string_match::StringMatch;
 
@@ -22,6 +24,7 @@ const ITEMS_MAX: usize = 512;
 pub(crate) struct AuthorizationPolicy<'r> {
     pub(crate) target: Target<'r>,
     pub(crate) action: Action,
+    pub(crate) dry_run: bool,
     pub(crate) rules: Vec<Rule>,
 }
 
@@ -44,13 +47,20 @@ impl Rule {
 
 pub(crate) fn read<'r>(spec: Option<&Object<'r>>, metadata: &Metadata<'_>) -> AuthorizationPolicy<'r> {
     let Some(spec) = spec else {
-        return AuthorizationPolicy { target: Target::All, action: Action::Allow, rules: Vec::new() };
+        let dry_run = metadata.dry_run.is_some();
+        return AuthorizationPolicy {
+            target: Target::All,
+            action: Action::Allow,
+            dry_run,
+            rules: Vec::new(),
+        };
     };
-    if let Some(place) = metadata.dry_run {
-        spec.report().error(place, "the annotation `istio.io/dry-run` is not evaluated yet");
-    }
     let target = target(spec, metadata);
     let action = action(spec);
+    if let (Some(place), Action::Audit | Action::Custom) = (metadata.dry_run, action) {
+        let message = "only ALLOW and DENY can be a dry run";
+        spec.report().error_hint(place, message, "AUDIT decides nothing: it needs none");
+    }
     let mut rules = Vec::new();
     let written = spec.take("rules");
     let items = written.and_then(Value::list).unwrap_or_default();
@@ -69,18 +79,22 @@ pub(crate) fn read<'r>(spec: Option<&Object<'r>>, metadata: &Metadata<'_>) -> Au
         spec.report().warn(written.place, "`rules` is empty: the policy allows nothing", hint);
     }
     split_rules(&items);
-    AuthorizationPolicy { target, action, rules }
+    AuthorizationPolicy { target, action, dry_run: metadata.dry_run.is_some(), rules }
 }
 
 fn action(spec: &Object<'_>) -> Action {
-    let words =
-        [("ALLOW", Some(Action::Allow)), ("DENY", Some(Action::Deny)), ("AUDIT", None), ("CUSTOM", None)];
+    let words = [
+        ("ALLOW", Some(Action::Allow)),
+        ("DENY", Some(Action::Deny)),
+        ("AUDIT", Some(Action::Audit)),
+        ("CUSTOM", None),
+    ];
     spec.not_yet(&["provider"]);
     let Some(action) = spec.take("action").and_then(|value| value.choice(&words)) else {
         return Action::Allow;
     };
     action.value.unwrap_or_else(|| {
-        spec.report().error(action.place, "the actions AUDIT and CUSTOM are not evaluated yet");
+        spec.report().error(action.place, "the action CUSTOM is not evaluated yet");
         Action::Deny
     })
 }
@@ -119,7 +133,7 @@ fn rule(value: Value<'_>, metadata: &Metadata<'_>) -> Option<Rule> {
         }
     }
     if let Some(items) = object.take("when").and_then(|value| value.items(ITEMS_MAX)) {
-        conditions(&items, &mut rule);
+        conditions(&items, metadata, &mut rule);
     }
     Some(rule)
 }
@@ -157,7 +171,6 @@ pub(crate) fn pattern<'r>(value: Value<'r>) -> Option<(At<&'r str>, StringMatch)
 }
 
 fn source_fields(object: &Object<'_>, metadata: &Metadata<'_>, rule: &mut Rule) -> Source {
-    object.not_yet(&["requestPrincipals", "notRequestPrincipals"]);
     let source = Source {
         principals: clause(object, ["principals", "notPrincipals"], |value| principal(value, rule)),
         namespaces: clause(object, ["namespaces", "notNamespaces"], namespace),
@@ -165,9 +178,10 @@ fn source_fields(object: &Object<'_>, metadata: &Metadata<'_>, rule: &mut Rule) 
             service_account(value, metadata)
         }),
         ip_blocks: clause(object, ["ipBlocks", "notIpBlocks"], blocks),
-        remote_ip_blocks: clause(object, ["remoteIpBlocks", "notRemoteIpBlocks"], |value| {
-            rule.needs_http("remoteIpBlocks", value.place);
-            blocks(value)
+        remote_ip_blocks: clause(object, ["remoteIpBlocks", "notRemoteIpBlocks"], blocks),
+        request_principals: clause(object, ["requestPrincipals", "notRequestPrincipals"], |value| {
+            rule.needs_http("requestPrincipals", value.place);
+            request_principal(value)
         }),
     };
     if object.is_empty() {
@@ -191,22 +205,6 @@ pub(crate) fn namespace(value: Value<'_>) -> Option<StringMatch> {
         return None;
     }
     Some(pattern)
-}
-
-fn service_account(value: Value<'_>, metadata: &Metadata<'_>) -> Option<ServiceAccount> {
-    let text = value.text()?;
-    let (namespace, name) = match text.value.split_once('/') {
-        Some((namespace, name)) => (namespace.parse::<Namespace>().ok(), name),
-        None => (Some(metadata.namespace.value.clone()), text.value),
-    };
-    match (namespace, name.parse::<Name>()) {
-        (Some(namespace), Ok(name)) => Some(ServiceAccount { namespace, name }),
-        _ => {
-            let message = format!("{} is not a service account", quoted(text.value));
-            value.error_hint(message, "write NAME or NAMESPACE/NAME; patterns are for `principals`");
-            None
-        }
-    }
 }
 
 fn operation_fields(object: &Object<'_>, rule: &mut Rule) -> Operation {

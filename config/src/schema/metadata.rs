@@ -19,7 +19,7 @@ pub(crate) struct Metadata<'r> {
     pub(crate) name: At<Name>,
     pub(crate) namespace: At<Namespace>,
     pub(crate) labels: Labels<'r>,
-    /// The annotation `istio.io/dry-run`, unless it says `false`.
+    /// The annotation `istio.io/dry-run`, if it says `true`.
     pub(crate) dry_run: Option<Place>,
 }
 
@@ -90,7 +90,9 @@ fn annotations(value: Value<'_>) -> Option<Place> {
         let (domain, _) = key.value.split_once('/').unwrap_or_default();
         match key.value {
             "istio.io/dry-run" if text.value == "false" => {}
-            "istio.io/dry-run" => dry_run = Some(key.place),
+            "istio.io/dry-run" if text.value == "true" => dry_run = Some(key.place),
+            // Taken for `false` it would enforce what was to be tried, for `true` not enforce.
+            "istio.io/dry-run" => value.error("the annotation must be \"true\" or \"false\""),
             _ if domain == "istio.io" || domain.ends_with(".istio.io") => {
                 let message = format!("the annotation {} is not evaluated", quoted(key.value));
                 value.report.warn(key.place, message, None);

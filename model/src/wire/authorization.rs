@@ -2,7 +2,7 @@
 
 use super::{Refusal, each, level, missing, parse, port, provenance_from_wire, provenance_to_wire};
 use crate::authorization::{
-    Action, Authorization, Clause, Condition, Operation, Rule, ServiceAccount, Source,
+    Action, Authorization, Clause, Condition, Operation, RequestPrincipal, Rule, ServiceAccount, Source,
 };
 use crate::names::InvalidName;
 use crate::proto::v1;
@@ -15,12 +15,16 @@ pub(super) fn to_wire(policy: &Authorization) -> v1::Authorization {
     let action = match policy.action {
         Action::Allow => v1::Action::Allow,
         Action::Deny => v1::Action::Deny,
+        Action::Audit => v1::Action::Audit,
+        Action::Custom => v1::Action::Custom,
     };
     v1::Authorization {
         needs_level: 1,
         namespace: policy.namespace.to_string(),
         name: policy.name.to_string(),
         action: action.into(),
+        dry_run: policy.dry_run,
+        provider: policy.provider.as_deref().unwrap_or_default().to_owned(),
         rules: policy
             .rules
             .iter()
@@ -40,12 +44,22 @@ pub(super) fn from_wire(message: v1::Authorization) -> Result<Authorization, Ref
     let action = match v1::Action::try_from(message.action) {
         Ok(v1::Action::Allow) => Action::Allow,
         Ok(v1::Action::Deny) => Action::Deny,
+        Ok(v1::Action::Audit) => Action::Audit,
+        Ok(v1::Action::Custom) => Action::Custom,
         Ok(v1::Action::Unspecified) | Err(_) => return Err(missing("the action")),
     };
+    if (action == Action::Custom) == message.provider.is_empty() {
+        return Err(missing("a provider with the action CUSTOM and no other"));
+    }
+    if message.dry_run && !matches!(action, Action::Allow | Action::Deny) {
+        return Err(missing("an action that can be a dry run"));
+    }
     Ok(Authorization {
         namespace: parse(&message.namespace)?,
         name: parse(&message.name)?,
         action,
+        dry_run: message.dry_run,
+        provider: (action == Action::Custom).then(|| message.provider.into()),
         rules: each(message.rules, |rule| {
             Ok(Rule {
                 sources: each(rule.sources, source_from_wire)?,
@@ -123,6 +137,33 @@ fn account_from_wire(message: v1::ServiceAccountMatch) -> Result<ServiceAccount,
     Ok(ServiceAccount { namespace: parse(&message.namespace)?, name: parse(&message.name)? })
 }
 
+fn accounts(
+    any: Vec<v1::ServiceAccountMatch>,
+    not: Vec<v1::ServiceAccountMatch>,
+) -> Result<Clause<ServiceAccount>, Refusal> {
+    Ok(Clause { any: each(any, account_from_wire)?, not: each(not, account_from_wire)? })
+}
+
+fn principals_to_wire(principals: &[RequestPrincipal]) -> Vec<v1::RequestPrincipalMatch> {
+    let half = |matched| Some(match_to_wire(matched));
+    principals
+        .iter()
+        .map(|held| v1::RequestPrincipalMatch { issuer: half(&held.issuer), subject: half(&held.subject) })
+        .collect()
+}
+
+fn principal_from_wire(message: v1::RequestPrincipalMatch) -> Result<RequestPrincipal, Refusal> {
+    let half = |message: Option<_>| match_from_wire(message.ok_or_else(|| missing("a request principal"))?);
+    Ok(RequestPrincipal { issuer: half(message.issuer)?, subject: half(message.subject)? })
+}
+
+fn principals(
+    any: Vec<v1::RequestPrincipalMatch>,
+    not: Vec<v1::RequestPrincipalMatch>,
+) -> Result<Clause<RequestPrincipal>, Refusal> {
+    Ok(Clause { any: each(any, principal_from_wire)?, not: each(not, principal_from_wire)? })
+}
+
 fn source_to_wire(source: &Source) -> v1::Source {
     let (principals, not_principals) = texts_to_wire(&source.principals);
     let (namespaces, not_namespaces) = texts_to_wire(&source.namespaces);
@@ -139,19 +180,23 @@ fn source_to_wire(source: &Source) -> v1::Source {
         not_ip_blocks,
         remote_ip_blocks,
         not_remote_ip_blocks,
+        request_principals: principals_to_wire(&source.request_principals.any),
+        not_request_principals: principals_to_wire(&source.request_principals.not),
     }
 }
 
+// A source that says nothing matches everybody: what it was meant to say is lost.
 fn source_from_wire(message: v1::Source) -> Result<Source, Refusal> {
+    if message == v1::Source::default() {
+        return Err(missing("what a source says"));
+    }
     Ok(Source {
         principals: texts(message.principals, message.not_principals)?,
         namespaces: texts(message.namespaces, message.not_namespaces)?,
-        service_accounts: Clause {
-            any: each(message.service_accounts, account_from_wire)?,
-            not: each(message.not_service_accounts, account_from_wire)?,
-        },
+        service_accounts: accounts(message.service_accounts, message.not_service_accounts)?,
         ip_blocks: blocks(message.ip_blocks, message.not_ip_blocks)?,
         remote_ip_blocks: blocks(message.remote_ip_blocks, message.not_remote_ip_blocks)?,
+        request_principals: principals(message.request_principals, message.not_request_principals)?,
     })
 }
 
@@ -164,6 +209,9 @@ fn operation_to_wire(operation: &Operation) -> v1::Operation {
 }
 
 fn operation_from_wire(message: v1::Operation) -> Result<Operation, Refusal> {
+    if message == v1::Operation::default() {
+        return Err(missing("what an operation says"));
+    }
     Ok(Operation {
         hosts: texts(message.hosts, message.not_hosts)?,
         ports: ports(message.ports, message.not_ports)?,
@@ -188,6 +236,20 @@ fn condition_to_wire(condition: &Condition) -> v1::Condition {
         }
         Condition::SourcePrincipal(clause) => text(&mut message, Attribute::SourcePrincipal(true), clause),
         Condition::SourceNamespace(clause) => text(&mut message, Attribute::SourceNamespace(true), clause),
+        Condition::SourceServiceAccount(clause) => {
+            message.attribute = Some(Attribute::SourceServiceAccount(true));
+            message.service_accounts = accounts_to_wire(&clause.any);
+            message.not_service_accounts = accounts_to_wire(&clause.not);
+        }
+        Condition::RequestPrincipal(clause) => {
+            message.attribute = Some(Attribute::RequestPrincipal(true));
+            message.request_principals = principals_to_wire(&clause.any);
+            message.not_request_principals = principals_to_wire(&clause.not);
+        }
+        Condition::RequestClaim(path, clause) => {
+            let names = path.iter().map(ToString::to_string).collect();
+            text(&mut message, Attribute::RequestClaim(v1::ClaimPath { names }), clause);
+        }
         Condition::ConnectionSni(clause) => text(&mut message, Attribute::ConnectionSni(true), clause),
         Condition::SourceIp(clause) => block(&mut message, Attribute::SourceIp(true), clause),
         Condition::RemoteIp(clause) => block(&mut message, Attribute::RemoteIp(true), clause),
@@ -205,15 +267,23 @@ fn condition_from_wire(message: v1::Condition) -> Result<Condition, Refusal> {
     let block = blocks(message.blocks, message.not_blocks)?;
     let port = ports(message.ports, message.not_ports)?;
     let attribute = message.attribute.ok_or_else(|| missing("a condition's attribute"))?;
+    let account = accounts(message.service_accounts, message.not_service_accounts)?;
+    let principal = principals(message.request_principals, message.not_request_principals)?;
     // A condition without values would hold for everything; the values of another type would be lost.
-    let kept = match attribute {
-        Attribute::SourceIp(_) | Attribute::RemoteIp(_) | Attribute::DestinationIp(_) => {
-            !block.is_empty() && text.is_empty() && port.is_empty()
-        }
-        Attribute::DestinationPort(_) => !port.is_empty() && text.is_empty() && block.is_empty(),
-        _ => !text.is_empty() && block.is_empty() && port.is_empty(),
+    let said =
+        [!text.is_empty(), !block.is_empty(), !port.is_empty(), !account.is_empty(), !principal.is_empty()];
+    let wanted = match &attribute {
+        Attribute::SourceIp(_) | Attribute::RemoteIp(_) | Attribute::DestinationIp(_) => 1,
+        Attribute::DestinationPort(_) => 2,
+        Attribute::SourceServiceAccount(_) => 3,
+        Attribute::RequestPrincipal(_) => 4,
+        Attribute::RequestHeader(_)
+        | Attribute::RequestClaim(_)
+        | Attribute::SourcePrincipal(_)
+        | Attribute::SourceNamespace(_)
+        | Attribute::ConnectionSni(_) => 0,
     };
-    if !kept {
+    if said.iter().enumerate().any(|(index, said)| *said != (index == wanted)) {
         return Err(missing("a condition's values"));
     }
     Ok(match attribute {
@@ -221,6 +291,14 @@ fn condition_from_wire(message: v1::Condition) -> Result<Condition, Refusal> {
             let name: http::HeaderName = parse(&name)?;
             Condition::RequestHeader(name.as_str().into(), text)
         }
+        Attribute::RequestClaim(path) => {
+            if path.names.is_empty() || path.names.iter().any(String::is_empty) {
+                return Err(missing("a claim's name"));
+            }
+            Condition::RequestClaim(path.names.into_iter().map(Into::into).collect(), text)
+        }
+        Attribute::SourceServiceAccount(_) => Condition::SourceServiceAccount(account),
+        Attribute::RequestPrincipal(_) => Condition::RequestPrincipal(principal),
         Attribute::SourcePrincipal(_) => Condition::SourcePrincipal(text),
         Attribute::SourceNamespace(_) => Condition::SourceNamespace(text),
         Attribute::ConnectionSni(_) => Condition::ConnectionSni(text),

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::authentication::{PolicyScope, TlsMode};
-use crate::authorization::{Action, Clause, Condition, Operation, Rule, ServiceAccount, Source};
+use crate::authorization::{
+    Action, Clause, Condition, Operation, RequestPrincipal, Rule, ServiceAccount, Source,
+};
 use crate::endpoints::{Endpoint, Health, Wire};
 use crate::names::ServiceName;
 use crate::probe::{Check, GrpcCheck, HttpCheck, PROBES_MAX, Probe};
@@ -40,17 +42,23 @@ fn nets() -> Clause<ipnet::IpNet> {
 fn authorization() -> Authorization {
     let ports = Clause { any: vec![80], not: vec![81] };
     let account = ServiceAccount { namespace: "shop".parse().unwrap(), name: "web".parse().unwrap() };
+    let accounts = Clause { any: vec![account.clone()], not: vec![account] };
+    let principal = |text| RequestPrincipal::parse(text).unwrap();
+    let principals = Clause { any: vec![principal("https://a/*")], not: vec![principal("*a/b")] };
     Authorization {
         namespace: "shop".parse().unwrap(),
         name: "cart".parse().unwrap(),
         action: Action::Deny,
+        dry_run: true,
+        provider: None,
         rules: vec![Rule {
             sources: vec![Source {
                 principals: texts(),
                 namespaces: texts(),
-                service_accounts: Clause { any: vec![account.clone()], not: vec![account] },
+                service_accounts: accounts.clone(),
                 ip_blocks: nets(),
                 remote_ip_blocks: nets(),
+                request_principals: principals.clone(),
             }],
             operations: vec![Operation {
                 hosts: texts(),
@@ -62,6 +70,9 @@ fn authorization() -> Authorization {
                 Condition::RequestHeader("x-a".into(), texts()),
                 Condition::SourcePrincipal(texts()),
                 Condition::SourceNamespace(texts()),
+                Condition::SourceServiceAccount(accounts),
+                Condition::RequestPrincipal(principals),
+                Condition::RequestClaim(["realm".into(), "roles".into()].into(), texts()),
                 Condition::ConnectionSni(texts()),
                 Condition::SourceIp(nets()),
                 Condition::RemoteIp(nets()),
@@ -259,6 +270,14 @@ fn unknown_enum_values_and_empty_oneofs_are_not_understood() {
     let rule = |rule| v1::Authorization { action: 1, rules: vec![rule], ..policy.clone() };
     let empty_match = v1::Source { principals: vec![v1::StringMatch { kind: None }], ..Default::default() };
     assert!(refused(rule(v1::AuthorizationRule { sources: vec![empty_match], ..Default::default() })));
+    let nothing = v1::AuthorizationRule { sources: vec![v1::Source::default()], ..Default::default() };
+    assert!(refused(rule(nothing)), "a source that says nothing matches everybody");
+    let nothing = v1::AuthorizationRule { operations: vec![v1::Operation::default()], ..Default::default() };
+    assert!(refused(rule(nothing)), "an operation that says nothing matches everything");
+    assert!(refused(v1::Authorization { action: 3, dry_run: true, ..policy.clone() }), "AUDIT is no dry run");
+    assert!(refused(v1::Authorization { action: 4, dry_run: false, ..policy.clone() }), "CUSTOM by nobody");
+    let provided = v1::Authorization { action: 2, provider: "x".to_owned(), ..policy.clone() };
+    assert!(refused(provided), "only CUSTOM has a provider");
     let empty_condition = v1::Condition::default();
     assert!(refused(rule(v1::AuthorizationRule { conditions: vec![empty_condition], ..Default::default() })));
 }

@@ -33,7 +33,13 @@ impl Store {
         let unsupported = workload.request_authentications.iter().map(|name| (name.clone(), None));
         let mesh: ResourceName = "mesh".parse().expect("a constant resource name must parse");
         let mesh = config.is_none().then_some((mesh, None));
-        let authorization = AuthorizationSet::new(authorizations.chain(unsupported).chain(mesh));
+        let named: Vec<_> = authorizations.chain(unsupported).chain(mesh).collect();
+        // Joining many policies takes its time: what is the same stays.
+        let authorization = if self.own.authorization.is_of(&named) {
+            self.own.authorization.clone()
+        } else {
+            Arc::new(AuthorizationSet::new(named))
+        };
         let policies: Vec<_> = workload
             .peer_authentications
             .iter()

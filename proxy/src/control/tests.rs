@@ -97,6 +97,8 @@ fn authorization(name: &str, action: Action) -> Resource {
         namespace: "shop".parse().unwrap(),
         name: name.parse().unwrap(),
         action,
+        dry_run: false,
+        provider: None,
         rules: vec![Rule::default()],
         provenance: Provenance::default(),
     }))
@@ -185,6 +187,7 @@ fn verdict(policy: &Policy) -> String {
     let connection = ConnectionFacts {
         source: None,
         source_address: "10.0.0.9".parse().unwrap(),
+        original_address: None,
         destination: "127.0.1.1:8080".parse().unwrap(),
         sni: None,
     };

@@ -1,23 +1,19 @@
-//! One connection to the workload, and the judgement of what comes over it.
-//!
-//! Everything is asked of the policy of the moment: what the connection is for, how it came (mutual
-//! TLS or plaintext), and who may do what. Nothing of an earlier judgement is kept.
+//! One connection to the workload: whose it is, what it is for, and how it came (mutual TLS or
+//! plaintext). Everything is asked of the policy of the moment; nothing of an earlier judgement is kept.
 
 use super::Application;
-use crate::http::{Known, RequestHead};
+use super::judge::Denied;
 use crate::metrics::{Ends, ServiceLabels};
 use crate::policy::Policy;
 use crate::pool::Pool;
 use crate::tls::Peer;
 use crate::worker::Worker;
 use std::cell::RefCell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use weft_model::authentication::TlsMode;
-use weft_model::authorization::{Authorization, Decider, Facts, Verdict};
 use weft_model::reason::Reason;
-use weft_model::request::{ConnectionFacts, HttpFacts};
 use weft_model::sni::MeshServerName;
 use weft_model::workload::{Description, Workload};
 
@@ -41,23 +37,6 @@ pub struct Mesh {
     pub server_name: MeshServerName,
     /// The same as it came.
     pub sni: String,
-}
-
-/// Why something is not let through.
-#[derive(Debug)]
-pub struct Denied {
-    /// Why.
-    pub reason: Reason,
-    /// More of the why, for the log.
-    pub detail: Option<String>,
-    /// Nothing of it reached the application, and another endpoint may take it.
-    pub undelivered: bool,
-}
-
-impl Denied {
-    fn new(reason: Reason, detail: Option<String>, undelivered: bool) -> Self {
-        Self { reason, detail, undelivered }
-    }
 }
 
 impl Connection {
@@ -140,60 +119,9 @@ impl Connection {
         Ok(())
     }
 
-    /// Judges a request. Its path must be canonical where a path rule applies.
-    pub fn judge_request(&self, head: &RequestHead, policy: &Policy) -> Result<(), Denied> {
-        self.admit(policy)?;
-        self.authorize(
-            policy,
-            Some(HttpFacts {
-                method: head.method.as_str(),
-                authority: head.authority(),
-                path: head.path(),
-                query: head.query(),
-                headers: head.headers(),
-                remote_address: remote_address(head, self.client.ip(), policy.config.trusted_proxies),
-                token: None,
-            }),
-        )
-    }
-
-    /// Judges the connection as opaque bytes.
-    pub fn judge_opaque(&self, policy: &Policy) -> Result<(), Denied> {
-        self.admit(policy)?;
-        self.authorize(policy, None)
-    }
-
-    fn authorize(&self, policy: &Policy, http: Option<HttpFacts<'_>>) -> Result<(), Denied> {
-        let connection = ConnectionFacts {
-            source: self.peer().map(|peer| &peer.identity),
-            source_address: self.client.ip(),
-            destination: self.local,
-            sni: self.mesh.as_ref().map(|mesh| mesh.sni.as_str()),
-        };
-        let metrics = &self.worker.metrics;
-        let denied = |detail| Err(Denied::new(Reason::AuthorizationDenied, Some(detail), false));
-        match policy.own.authorization.decide(&Facts { connection, http }) {
-            Verdict::Allowed(None) => Ok(()),
-            Verdict::Allowed(Some(decider)) => {
-                let Decider { policy: by, rule } = decider;
-                metrics.decided(policy.version, "allow", address(by), rule, || name(by));
-                Ok(())
-            }
-            Verdict::Denied(decider) => {
-                let Decider { policy: by, rule } = decider;
-                metrics.decided(policy.version, "deny", address(by), rule, || name(by));
-                denied(describe(&decider))
-            }
-            Verdict::NotAllowed => {
-                metrics.decided(policy.version, "deny", 0, 0, || "none matches".to_owned());
-                denied("no ALLOW policy matches".to_owned())
-            }
-            Verdict::Unresolved(missing) => {
-                metrics.decided(policy.version, "deny", 0, 1, || "unresolved".to_owned());
-                let detail = Some(format!("{missing} is not held"));
-                Err(Denied::new(Reason::AuthorizationUnresolved, detail, false))
-            }
-        }
+    /// The server name of the TLS handshake.
+    pub fn sni(&self) -> Option<&str> {
+        self.mesh.as_ref().map(|mesh| mesh.sni.as_str())
     }
 
     /// What requests are counted under.
@@ -240,39 +168,4 @@ fn is_own(name: &MeshServerName, own: &Workload, port: u16) -> bool {
             held.services.iter().any(|(held, number)| held == service && number == named)
         }),
     }
-}
-
-/// The original client: with N trusted proxies in front, the N-th address of `x-forwarded-for`
-/// counted from the right; what is not there or no address is nobody's claim.
-pub fn remote_address(head: &RequestHead, client: IpAddr, trusted: u32) -> IpAddr {
-    if trusted == 0 {
-        return client;
-    }
-    let forwarded: Vec<&[u8]> = head
-        .headers()
-        .get_all(Known::XForwardedFor)
-        .flat_map(|value| value.split(|byte| *byte == b','))
-        .collect();
-    forwarded
-        .len()
-        .checked_sub(trusted as usize)
-        .and_then(|index| forwarded.get(index))
-        .and_then(|text| std::str::from_utf8(text).ok())
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(client)
-}
-
-fn address(policy: &Authorization) -> usize {
-    std::ptr::from_ref(policy).addr()
-}
-
-fn name(policy: &Authorization) -> String {
-    format!("{}/{}", policy.namespace, policy.name)
-}
-
-fn describe(decider: &Decider<'_>) -> String {
-    let Decider { policy, rule } = decider;
-    let place = policy.rules.get(*rule).map(|rule| &rule.provenance).filter(|place| place.line > 0);
-    let place = place.unwrap_or(&policy.provenance);
-    format!("{}/{} rule {rule} ({}:{})", policy.namespace, policy.name, place.file, place.line)
 }

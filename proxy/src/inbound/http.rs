@@ -14,7 +14,8 @@
 //! | record | last, so that it sees the answer that the client sees |
 
 use super::DIRECTION;
-use super::connection::{Connection, Denied};
+use super::connection::Connection;
+use super::judge::{Denied, Marks};
 use super::probe::{self, Pass};
 use super::revoke::{self, Live};
 use crate::exchange::{Logged, Record, RequestBytes, count_request, observe};
@@ -25,7 +26,6 @@ use crate::policy::Policy;
 use crate::pool::Wire;
 use std::rc::Rc;
 use std::time::Instant;
-use weft_model::path;
 use weft_model::reason::Reason;
 use weft_model::service::Protocol;
 
@@ -47,7 +47,7 @@ impl Inbound {
         Self { connection, client_certificate }
     }
 
-    fn record(&self, logged: Logged, started: Instant, grpc: bool) -> Record {
+    fn record(&self, logged: Logged, marks: Marks, started: Instant, grpc: bool) -> Record {
         Record {
             worker: self.connection.worker().clone(),
             started,
@@ -59,6 +59,7 @@ impl Inbound {
             reason: None,
             detail: None,
             logged: Some(logged),
+            marks,
             request_bytes: RequestBytes::Exact(0),
             probe: None,
             in_flight: None,
@@ -91,20 +92,11 @@ impl Inbound {
         }
     }
 
-    fn judge(&self, head: &mut RequestHead, policy: &Policy) -> Result<(), Denied> {
-        if policy.own.authorization.needs_canonical_path() {
-            // Before the path is touched: what is not for this workload is not malformed.
-            self.connection.admit(policy)?;
-            make_canonical(head)?;
-        }
-        self.connection.judge_request(head, policy)
-    }
-
     /// Judges by a newer policy what was let through.
     fn judge_again(&self, judged: &RequestHead, pass: Option<&Pass>, policy: &Policy) -> Result<(), Denied> {
         match pass {
             Some(pass) => pass.judge(&self.connection, policy),
-            None => self.connection.judge_request(judged, policy),
+            None => self.connection.judge_request_again(judged, policy),
         }
     }
 
@@ -130,10 +122,11 @@ impl Handler for Inbound {
             (pass, policy) = Box::pin(probe::recognise(&self.connection, &mut request)).await;
         }
         let Request { mut head, body } = request;
+        let mut marks = Marks::default();
         if pass.is_none()
-            && let Err(denied) = self.judge(&mut head, &policy)
+            && let Err(denied) = self.connection.judge_request(&mut head, &policy, &mut marks)
         {
-            return self.answer(denied, self.record(Logged::new(&head), started, grpc));
+            return self.answer(denied, self.record(Logged::new(&head), marks, started, grpc));
         }
         let logged = Logged::new(&head);
         // Kept whole only where the answer may outlive it; else taken apart on its way out.
@@ -144,7 +137,7 @@ impl Handler for Inbound {
             && headers.append_known(Known::XForwardedClientCert, certificate.as_bytes()).is_err()
         {
             let denied = Denied { reason: Reason::HeaderTooLarge, detail: None, undelivered: false };
-            return self.answer(denied, self.record(logged, started, grpc));
+            return self.answer(denied, self.record(logged, marks, started, grpc));
         }
         let wire = self.wire(&head, &policy, upgrade);
         let version = policy.version;
@@ -153,7 +146,7 @@ impl Handler for Inbound {
         let application = self.connection.application();
         let in_flight = application.begin();
         let sent = application.send(worker, Request::new(head, body), wire).await;
-        let mut record = self.record(logged, started, grpc);
+        let mut record = self.record(logged, marks, started, grpc);
         record.request_bytes = request_bytes;
         record.probe = pass.as_ref().map(|pass| pass.label());
         record.endpoint = Some(application.address());
@@ -200,29 +193,7 @@ impl Handler for Inbound {
 
     fn refuse(&self, reason: Reason, head: Option<&RequestHead>) -> Response {
         let logged = head.map(Logged::new).unwrap_or_default();
-        let record = self.record(logged, Instant::now(), false);
+        let record = self.record(logged, Marks::default(), Instant::now(), false);
         self.answer(Denied { reason, detail: None, undelivered: false }, record)
     }
-}
-
-/// Makes the path canonical, and puts the canonical bytes into the request: what is judged is what
-/// is forwarded.
-fn make_canonical(head: &mut RequestHead) -> Result<(), Denied> {
-    let malformed = |detail: String| Denied {
-        reason: Reason::RequestMalformed,
-        detail: Some(detail),
-        undelivered: false,
-    };
-    if head.path() == "*" {
-        return Ok(());
-    }
-    let target = match path::canonical(head.path()) {
-        Err(error) => return Err(malformed(error.to_string())),
-        Ok(canonical) if canonical == head.path() => return Ok(()),
-        Ok(canonical) => match head.query() {
-            Some(query) => format!("{canonical}?{query}"),
-            None => canonical.into_owned(),
-        },
-    };
-    head.set_path_and_query(&target).map_err(|error| malformed(error.to_string()))
 }

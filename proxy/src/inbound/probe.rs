@@ -6,7 +6,8 @@
 //! may follow it, once. HTTPS probes are in [`probe_https`](super::probe_https). TCP probes never come here: the
 //! redirection rules let them by.
 
-use super::connection::{Connection, Denied};
+use super::connection::Connection;
+use super::judge::Denied;
 use crate::http::{Body, BodyError, Frame, Known, LocalBody, Request, RequestHead, ResponseHead, Version};
 use crate::policy::{Current, Policy};
 use bytes::Bytes;

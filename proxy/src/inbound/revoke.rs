@@ -94,8 +94,8 @@ impl Live {
     fn judge(&self, policy: &Policy) {
         let denied = match (&self.pass, &self.request) {
             (Some(pass), _) => pass.judge(&self.connection, policy).err(),
-            (None, Some(request)) => self.connection.judge_request(&request.head, policy).err(),
-            (None, None) => self.connection.judge_opaque(policy).err(),
+            (None, Some(request)) => self.connection.judge_request_again(&request.head, policy).err(),
+            (None, None) => self.connection.judge_opaque_again(policy).err(),
         };
         let Some(denied) = denied else { return };
         if self.revoked.replace(Some(denied.reason)).is_some() {

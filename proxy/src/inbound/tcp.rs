@@ -4,6 +4,7 @@
 //! denied is closed before the application sees a connection.
 
 use super::connection::Connection;
+use super::judge::Marks;
 use super::revoke::Live;
 use crate::h1;
 use crate::outbound::tcp::DEFAULT_HALF_CLOSED_MAX;
@@ -15,7 +16,17 @@ use std::rc::Rc;
 /// it may.
 pub async fn carry(connection: Rc<Connection>, mut client: Stream) {
     let worker = connection.worker().clone();
-    let judged = connection.judge_opaque(&worker.policy.current());
+    let mut marks = Marks::default();
+    let judged = connection.judge_opaque(&worker.policy.current(), &mut marks);
+    if !marks.is_empty() {
+        tracing::info!(
+            client = %connection.client(),
+            source = connection.source(),
+            audit = marks.audit.as_deref().unwrap_or_default(),
+            dry_run = marks.dry_run.as_deref().unwrap_or_default(),
+            "opaque connection marked"
+        );
+    }
     if let Err(denied) = judged {
         worker.metrics.answered(super::DIRECTION, denied.reason);
         tracing::info!(

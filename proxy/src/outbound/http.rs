@@ -17,6 +17,7 @@ use crate::exchange::{Logged, Record, RequestBytes, count_request, observe};
 use crate::h1::{Delivered, Handler, SendError};
 use crate::http::respond::{self, strip_internal};
 use crate::http::{Body, Known, Request, RequestHead, Response, filter};
+use crate::inbound::judge::Marks;
 use crate::metrics::{Ends, ServiceLabels};
 use crate::policy::Asked;
 use crate::pool::Wire;
@@ -234,6 +235,7 @@ impl Outbound {
             reason: None,
             detail: None,
             logged,
+            marks: Marks::default(),
             request_bytes: RequestBytes::Exact(0),
             probe: None,
             in_flight: None,

@@ -1,0 +1,252 @@
+//! The judgement of what comes over a connection: facts in, an admission or a reason out, counted and
+//! told to whoever looks after the mesh.
+//!
+//! A denial names the policy and rule that decided, or the rule that was nearest to matching: never to
+//! the client, who must not learn the rules by trying.
+
+use super::connection::Connection;
+use crate::http::{Known, RequestHead};
+use crate::policy::Policy;
+use std::borrow::Cow;
+use std::net::IpAddr;
+use weft_model::authorization::{Authorization, Decider, Facts, Judgement, Verdict};
+use weft_model::path;
+use weft_model::reason::Reason;
+use weft_model::request::{ConnectionFacts, HttpFacts};
+
+/// How many sources, operations and conditions are looked at for the nearest miss of a denial: what a
+/// client can make the proxy do by being denied.
+const NEAREST_MISS_BUDGET: usize = 1_000;
+
+/// Why something is not let through.
+#[derive(Debug)]
+pub struct Denied {
+    /// Why.
+    pub reason: Reason,
+    /// More of the why, for the log.
+    pub detail: Option<String>,
+    /// Nothing of it reached the application, and another endpoint may take it.
+    pub undelivered: bool,
+}
+
+/// What the log says beside the verdict.
+#[derive(Debug, Default)]
+pub struct Marks {
+    /// The AUDIT policy that matches.
+    pub audit: Option<String>,
+    /// What would be different if the dry runs were enforced.
+    pub dry_run: Option<String>,
+}
+
+/// When something is judged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Occasion {
+    /// It has just come.
+    First,
+    /// The policy has changed: what is still admitted was counted before.
+    Again,
+}
+
+// === impl Denied ===
+
+impl Denied {
+    /// Refused for good, or so that another endpoint may take it.
+    pub fn new(reason: Reason, detail: Option<String>, undelivered: bool) -> Self {
+        Self { reason, detail, undelivered }
+    }
+}
+
+// === impl Marks ===
+
+impl Marks {
+    /// Whether there is nothing to say.
+    pub fn is_empty(&self) -> bool {
+        self.audit.is_none() && self.dry_run.is_none()
+    }
+}
+
+// === impl Connection ===
+
+impl Connection {
+    /// Judges a request that has just come. Where a path rule applies its path is put into canonical
+    /// form first, or it is refused: what is judged is what is forwarded.
+    pub fn judge_request(
+        &self,
+        head: &mut RequestHead,
+        policy: &Policy,
+        marks: &mut Marks,
+    ) -> Result<(), Denied> {
+        let target = self.judge_head(head, policy, Occasion::First, marks)?;
+        if let Some(target) = target {
+            head.set_path_and_query(&target).map_err(|error| malformed(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Judges a request again that was admitted.
+    pub fn judge_request_again(&self, head: &RequestHead, policy: &Policy) -> Result<(), Denied> {
+        self.judge_head(head, policy, Occasion::Again, &mut Marks::default()).map(drop)
+    }
+
+    /// Judges a connection of opaque bytes that has just come.
+    pub fn judge_opaque(&self, policy: &Policy, marks: &mut Marks) -> Result<(), Denied> {
+        self.admit(policy)?;
+        self.authorize(policy, None, Occasion::First, marks)
+    }
+
+    /// Judges a connection of opaque bytes again that was admitted.
+    pub fn judge_opaque_again(&self, policy: &Policy) -> Result<(), Denied> {
+        self.admit(policy)?;
+        self.authorize(policy, None, Occasion::Again, &mut Marks::default())
+    }
+
+    // The target that must be forwarded, if it is another than came.
+    fn judge_head(
+        &self,
+        head: &RequestHead,
+        policy: &Policy,
+        occasion: Occasion,
+        marks: &mut Marks,
+    ) -> Result<Option<String>, Denied> {
+        // Before the path is looked at: what is not for this workload is not malformed.
+        self.admit(policy)?;
+        let rules = &policy.own.authorization;
+        let path = if rules.looks_at_path() && head.path() != "*" {
+            match path::canonical(head.path()) {
+                Ok(path) => path,
+                Err(error) if rules.needs_canonical_path() => return Err(malformed(error.to_string())),
+                // A dry run refuses nothing.
+                Err(_) => Cow::Borrowed(head.path()),
+            }
+        } else {
+            Cow::Borrowed(head.path())
+        };
+        let http = HttpFacts {
+            method: head.method.as_str(),
+            authority: head.authority(),
+            path: &path,
+            query: head.query(),
+            headers: head.headers(),
+            remote_address: remote_address(head, self.client().ip(), policy.config.trusted_proxies),
+            token: None,
+        };
+        self.authorize(policy, Some(http), occasion, marks)?;
+        let differs = rules.needs_canonical_path() && path != head.path();
+        Ok(differs.then(|| match head.query() {
+            Some(query) => format!("{path}?{query}"),
+            None => path.into_owned(),
+        }))
+    }
+
+    fn authorize(
+        &self,
+        policy: &Policy,
+        http: Option<HttpFacts<'_>>,
+        occasion: Occasion,
+        marks: &mut Marks,
+    ) -> Result<(), Denied> {
+        let client = self.client().ip();
+        let connection = ConnectionFacts {
+            source: self.peer().map(|peer| &peer.identity),
+            source_address: client,
+            original_address: (policy.config.trusted_proxies == 0).then_some(client),
+            destination: self.local(),
+            sni: self.sni(),
+        };
+        let facts = Facts { connection, http };
+        let rules = &policy.own.authorization;
+        let judgement = rules.judge(&facts);
+        if occasion == Occasion::First {
+            self.note(policy, &judgement, marks);
+        }
+        let denied = |detail| Err(Denied::new(Reason::AuthorizationDenied, Some(detail), false));
+        match judgement.verdict {
+            Verdict::Allowed(_) if judgement.custom.is_some() => {
+                // No authorizer is asked yet, so none has agreed.
+                let detail = judgement.custom.map(|decider| format!("{decider} is not understood"));
+                Err(Denied::new(Reason::AuthorizationUnresolved, detail, false))
+            }
+            Verdict::Allowed(decider) => {
+                if occasion == Occasion::First
+                    && let Some(decider) = decider
+                {
+                    self.decided(policy, "allow", Some(decider));
+                }
+                Ok(())
+            }
+            Verdict::Denied(decider) => {
+                self.decided(policy, "deny", Some(decider));
+                denied(decider.to_string())
+            }
+            Verdict::NotAllowed => {
+                self.decided(policy, "deny", None);
+                denied(match rules.nearest_miss(&facts, NEAREST_MISS_BUDGET) {
+                    Some(nearest) => format!("no ALLOW policy matches; {nearest}"),
+                    None => "no ALLOW policy matches".to_owned(),
+                })
+            }
+            Verdict::Unresolved(missing) => {
+                let metrics = &self.worker().metrics;
+                metrics.decided(policy.version, "deny", 0, 1, || "unresolved".to_owned());
+                let detail = Some(format!("{missing} is not held"));
+                Err(Denied::new(Reason::AuthorizationUnresolved, detail, false))
+            }
+        }
+    }
+
+    // What decides nothing: audits, and what the dry runs would have said.
+    fn note(&self, policy: &Policy, judgement: &Judgement<'_>, marks: &mut Marks) {
+        if let Some(decider) = judgement.audit {
+            self.decided(policy, "audit", Some(decider));
+            marks.audit = Some(decider.to_string());
+        }
+        let Some(shadow) = judgement.shadow else { return };
+        let verdict = if shadow.is_allowed() { "dry_run_allow" } else { "dry_run_deny" };
+        self.decided(policy, verdict, shadow.decider());
+        if shadow.is_allowed() != judgement.verdict.is_allowed() {
+            let word = if shadow.is_allowed() { "allowed" } else { "denied" };
+            marks.dry_run = Some(match shadow.decider() {
+                Some(decider) => format!("{word} by {decider}"),
+                None => format!("{word}: no ALLOW policy matches"),
+            });
+        }
+    }
+
+    fn decided(&self, policy: &Policy, verdict: &'static str, decider: Option<Decider<'_>>) {
+        let metrics = &self.worker().metrics;
+        match decider {
+            Some(Decider { policy: by, rule }) => {
+                metrics.decided(policy.version, verdict, address(by), rule, || by.to_string());
+            }
+            None => metrics.decided(policy.version, verdict, 0, 0, || "none matches".to_owned()),
+        }
+    }
+}
+
+fn malformed(detail: String) -> Denied {
+    Denied::new(Reason::RequestMalformed, Some(detail), false)
+}
+
+fn address(policy: &Authorization) -> usize {
+    std::ptr::from_ref(policy).addr()
+}
+
+/// The original client: with N trusted proxies in front, the N-th address of `x-forwarded-for`
+/// counted from the right; what is not there or no address is nobody's claim.
+pub fn remote_address(head: &RequestHead, client: IpAddr, trusted: u32) -> IpAddr {
+    if trusted == 0 {
+        return client;
+    }
+    let forwarded: Vec<&[u8]> = head
+        .headers()
+        .get_all(Known::XForwardedFor)
+        .flat_map(|value| value.split(|byte| *byte == b','))
+        .collect();
+    forwarded
+        .len()
+        .checked_sub(trusted as usize)
+        .and_then(|index| forwarded.get(index))
+        .and_then(|text| std::str::from_utf8(text).ok())
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(client)
+}
