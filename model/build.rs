@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/envoy/service/discovery/v3/discovery.proto",
         "proto/weft/v1/authentication.proto",
         "proto/weft/v1/authorization.proto",
+        "proto/weft/v1/capture.proto",
         "proto/weft/v1/common.proto",
         "proto/weft/v1/endpoints.proto",
         "proto/weft/v1/identity.proto",

@@ -6,6 +6,7 @@ use crate::ca::Authority;
 use crate::ca::issuer::Issuer;
 use crate::ca::root::{Root, RootError};
 use crate::ca::token::TokenKey;
+use crate::capture::Knocker;
 use crate::discovery::Discovery;
 use crate::index::{Index, log_problem};
 use crate::metrics::Metrics;
@@ -149,7 +150,8 @@ impl App {
             source: index.status(),
             proxies,
         };
-        let server = Server::new(tls, discovery, authority, metrics, watch);
+        let knocker = Knocker::new(index.snapshots(), metrics.clone());
+        let server = Server::new(tls, discovery, authority, knocker, metrics, watch);
         Ok(Self { listener, admin_listener, server, admin, own, issuer, trigger, index, source, started })
     }
 

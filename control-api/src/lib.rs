@@ -13,6 +13,7 @@
 pub mod admin;
 pub mod app;
 pub mod ca;
+pub mod capture;
 pub mod discovery;
 pub mod index;
 pub mod metrics;

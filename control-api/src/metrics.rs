@@ -27,6 +27,8 @@ pub struct Metrics {
     pub certificates_issued: CounterFamily<1>,
     /// Certificate requests refused, by gRPC code.
     pub certificates_refused: CounterFamily<1>,
+    /// Knocks at proxies' pods, by what became of them.
+    pub knocks: CounterFamily<1>,
     /// When the root certificate ends, in seconds since 1970.
     pub root_expiry: GaugeFamily<0>,
     /// Seconds since the source was last looked at with success.
@@ -88,6 +90,11 @@ impl Metrics {
                 "weft_control_certificates_refused_total",
                 "Certificate requests refused, by gRPC code.",
                 ["code"],
+            )?,
+            knocks: registry.counter(
+                "weft_control_knocks_total",
+                "Connections made to proxies' pods at their request, by what became of them.",
+                ["outcome"],
             )?,
             root_expiry: registry.gauge(
                 "weft_control_root_expiry_timestamp_seconds",

@@ -4,6 +4,7 @@
 //! without certificate may stay. A peer that no longer answers pings is dropped.
 
 use crate::ca::Authority;
+use crate::capture::Knocker;
 use crate::discovery::Discovery;
 use crate::metrics::Metrics;
 use crate::tls::PeerCertificate;
@@ -27,6 +28,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
 use weft_model::proto::discovery::aggregated_discovery_service_server as discovery_server;
+use weft_model::proto::v1::capture_server;
 use weft_model::proto::v1::certificate_authority_server as authority_server;
 use weft_runtime::drain;
 
@@ -49,6 +51,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// A certificate request is below 8 KiB, a token below 2.
 const CERTIFY_LENGTH_MAX: usize = 32 * 1024;
 
+/// A name and a nonce.
+const KNOCK_LENGTH_MAX: usize = 1024;
+
 /// When no more files can be opened, the next attempt waits for so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -64,6 +69,7 @@ pub struct Server {
     tls: TlsAcceptor,
     discovery: discovery_server::AggregatedDiscoveryServiceServer<Discovery>,
     authority: authority_server::CertificateAuthorityServer<Authority>,
+    capture: capture_server::CaptureServer<Knocker>,
     metrics: Arc<Metrics>,
     drain: drain::Watch,
 }
@@ -94,6 +100,7 @@ impl Server {
         tls: ServerConfig,
         discovery: Discovery,
         authority: Authority,
+        knocker: Knocker,
         metrics: Arc<Metrics>,
         drain: drain::Watch,
     ) -> Self {
@@ -102,6 +109,7 @@ impl Server {
             discovery: discovery_server::AggregatedDiscoveryServiceServer::new(discovery),
             authority: authority_server::CertificateAuthorityServer::new(authority)
                 .max_decoding_message_size(CERTIFY_LENGTH_MAX),
+            capture: capture_server::CaptureServer::new(knocker).max_decoding_message_size(KNOCK_LENGTH_MAX),
             metrics,
             drain,
         }
@@ -202,6 +210,7 @@ impl Server {
         let service = request.uri().path().split('/').nth(1).unwrap_or_default();
         match service {
             discovery_server::SERVICE_NAME => self.discovery.clone().call(request).await,
+            capture_server::SERVICE_NAME => self.capture.clone().call(request).await,
             authority_server::SERVICE_NAME => self.authority.clone().call(request).await,
             _ => Ok(Status::unimplemented("no such service").into_http()),
         }

@@ -47,6 +47,13 @@ impl Default for Description {
     }
 }
 
+/// Where a pod's proxy tries whether connections are redirected to it: whoever connects there arrives
+/// at the proxy, or finds nobody.
+pub const PROBE_PORT: u16 = 15002;
+
+/// How long the nonce is that a probe says.
+pub const PROBE_NONCE_LENGTH: usize = 32;
+
 /// One workload.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Workload {

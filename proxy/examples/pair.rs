@@ -185,6 +185,7 @@ fn main() {
             policy: handle,
             tls,
             drain,
+            arrivals: None,
             readiness,
             probes: Default::default(),
             families: Families::new(&registry).expect("families must be made"),

@@ -7,7 +7,7 @@
 
 use crate::access_log::AccessLog;
 use crate::admin::{self, Levers};
-use crate::capture::{self, CaptureError};
+use crate::capture::{self, Arrivals, CaptureError, CaptureMetrics, Path, Prober};
 use crate::control::Control;
 use crate::control::metrics::ControlMetrics;
 use crate::describe::chain;
@@ -96,20 +96,21 @@ pub fn run(settings: Settings, log: Option<LogHandle>) -> Result<(), AppError> {
     raise_descriptor_limit();
     let bound = bind(&settings)?;
     let state = settings.state.as_deref().map(StateDirectory::open).transpose().map_err(AppError::State)?;
-    if let Some(capture) = &settings.capture {
-        capture::prepare(capture).map_err(AppError::Capture)?;
-    }
+    let prepared = settings.capture.as_ref().map(capture::prepare).transpose().map_err(AppError::Capture)?;
     let settings = Arc::new(settings);
 
     let registry = Registry::new("weft-proxy", env!("CARGO_PKG_VERSION")).map_err(AppError::Registry)?;
     let families = Families::new(&registry).map_err(AppError::Registry)?;
     let identity_metrics = IdentityMetrics::new(&registry).map_err(AppError::Registry)?;
     let control_metrics = ControlMetrics::new(&registry).map_err(AppError::Registry)?;
+    let capture_metrics = CaptureMetrics::new(&registry).map_err(AppError::Registry)?;
     let access_log = AccessLog::to_stdout(settings.access_log)
         .map_err(|error| AppError::Start("the access log", error))?;
 
     let (readiness, certificate) = Readiness::new("certificate");
     let configuration = readiness.latch("configuration");
+    let arrivals = settings.capture.is_some().then(Arc::<Arrivals>::default);
+    let proofs = arrivals.as_ref().map(|_| Path::ALL.map(|path| readiness.latch(path.missing())));
     let (trigger, watch) = drain::channel();
     let (publisher, handle, demands) = policy::channel();
     let (admit, admitting) = watch::channel(false);
@@ -124,6 +125,7 @@ pub fn run(settings: Settings, log: Option<LogHandle>) -> Result<(), AppError> {
         access_log,
         drain: watch,
         probes: Probes::default(),
+        arrivals: arrivals.clone(),
         readiness: readiness.clone(),
         admitting,
     });
@@ -135,6 +137,7 @@ pub fn run(settings: Settings, log: Option<LogHandle>) -> Result<(), AppError> {
 
     let runtime = workers::build_runtime().map_err(|error| AppError::Start("the control runtime", error))?;
     runtime.block_on(async move {
+        let _prepared = prepared;
         let signals = Signals::install().map_err(|error| AppError::Start("the signal handlers", error))?;
         spawn("signals", signals.drive(trigger.clone(), settings.drain_deadline));
         let levers = Levers { log, drain: trigger.clone(), drain_deadline: settings.drain_deadline };
@@ -142,6 +145,11 @@ pub fn run(settings: Settings, log: Option<LogHandle>) -> Result<(), AppError> {
             tokio::net::TcpListener::from_std(listener).map_err(|error| AppError::Start("a listener", error))
         };
         admin::serve(&shared, levers, from_std(bound.metrics)?, from_std(bound.admin)?);
+        if let (Some(capture), Some(arrivals), Some(latches)) = (&settings.capture, arrivals, proofs) {
+            let prober =
+                Prober::new(shared.clone(), arrivals, control.channel(), capture_metrics, capture, latches);
+            spawn_local("capture-proof", prober.run());
+        }
         spawn_local("identity", identity.run());
         spawn_local("control", control.run());
         spawn_local("admission", admission(shared.clone(), admit, began));
@@ -167,11 +175,16 @@ pub fn run(settings: Settings, log: Option<LogHandle>) -> Result<(), AppError> {
     })
 }
 
-/// Lets workers accept: when this proxy is ready, or when the time for starting is over. Past that
-/// time connections are refused with a reason instead of waiting, while the process keeps trying.
+/// What connections wait for. The proof of capture is no part of it: what arrives by redirection is
+/// captured.
+const ADMISSION: [&str; 2] = ["certificate", "configuration"];
+
+/// Lets workers accept: when this proxy knows enough to judge, or when the time for starting is over.
+/// Past that time connections are refused with a reason instead of waiting, while the process keeps
+/// trying.
 async fn admission(shared: Arc<Shared>, admit: watch::Sender<bool>, began: Instant) {
-    match tokio::time::timeout(shared.settings.startup_timeout, shared.readiness.ready()).await {
-        Ok(()) => tracing::info!(after = ?began.elapsed(), "ready"),
+    match tokio::time::timeout(shared.settings.startup_timeout, shared.readiness.released(&ADMISSION)).await {
+        Ok(()) => tracing::debug!(after = ?began.elapsed(), "connections are accepted"),
         Err(_) => tracing::error!(
             missing = shared.readiness.missing().join(", "),
             after = ?began.elapsed(),
@@ -179,6 +192,8 @@ async fn admission(shared: Arc<Shared>, admit: watch::Sender<bool>, began: Insta
         ),
     }
     admit.send_replace(true);
+    shared.readiness.ready().await;
+    tracing::info!(after = ?began.elapsed(), "ready");
     // Held: a sender that is gone would read as a process that ends.
     std::future::pending::<()>().await;
 }

@@ -1,14 +1,29 @@
 //! Transparent capture: what must hold before a redirected connection can be served.
 //!
-//! At the start, before any thread: the proxy's own connections are such as the rules let pass, and
-//! the rules are in place. It serves nothing itself; [`crate::listener::redirected`] does.
+//! At the start, before any thread: the proxy's own connections are such as the rules let pass, the
+//! rules are in place, and the capability for that is given up ([`privileges`]). From then on: proof,
+//! again and again ([`probe`]), of which readiness is a part. It serves nothing itself;
+//! [`crate::listener::redirected`] does.
+
+mod arrivals;
+mod metrics;
+mod privileges;
+mod probe;
+mod proof;
+
+pub use arrivals::Arrivals;
+pub use metrics::CaptureMetrics;
+pub use probe::Prober;
+pub use proof::Path;
 
 use crate::rules::settings::Bypass;
+use crate::rules::wanted::PROBE_PORT;
 use crate::rules::{self, RulesError};
 use crate::settings::{CaptureSettings, Installer};
 use nix::unistd::{getegid, geteuid};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Why connections cannot be captured.
 #[derive(Debug, thiserror::Error)]
@@ -32,19 +47,68 @@ pub enum CaptureError {
          NET_ADMIN or NET_RAW, or use uid:NUMBER and run it as that user"
     )]
     Mark(Bypass, #[source] io::Error),
+    /// The mark could not be set any more once NET_ADMIN is given up.
+    #[error(
+        "rules.bypass is {0}, and this process has not the capability NET_RAW, which marks need: NET_ADMIN is given up \
+         once the rules are in place. Give it NET_RAW, or use uid:NUMBER and run it as that user"
+    )]
+    MarkLater(Bypass),
+    /// Capabilities cannot be given up.
+    #[error("the capabilities of this process cannot be given up")]
+    Privileges(#[source] io::Error),
+    /// The probe port is somebody else's.
+    #[error(
+        "port {PROBE_PORT} is needed to try the redirection, and another process of this pod has it; stop it, or \
+         have it use another port"
+    )]
+    ProbePort(#[source] io::Error),
     /// The rules are not in place.
     #[error("the redirection rules cannot be installed")]
     Rules(#[source] RulesError),
 }
 
-/// Makes sure that this process is who the rules let pass, and installs them if that is its task.
-/// Everything listens by now, so that no connection that is redirected is refused.
-pub fn prepare(settings: &CaptureSettings) -> Result<(), CaptureError> {
-    check_bypass(settings.rules.settings().bypass)?;
-    match settings.installer {
-        Installer::Itself => rules::install(&settings.rules).map_err(CaptureError::Rules),
-        Installer::Other => Ok(()),
+/// What is held for as long as the process captures.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Bound and not listening: a call to the probe port that is not redirected finds nobody.
+    _probe_port: Vec<Socket>,
+}
+
+/// Makes sure that this process is who the rules let pass, installs them if that is its task, and
+/// gives up what it needed for it. Everything listens by now, so that no connection that is
+/// redirected is refused. Must come before any thread is started.
+pub fn prepare(settings: &CaptureSettings) -> Result<Prepared, CaptureError> {
+    let bypass = settings.rules.settings().bypass;
+    check_bypass(bypass)?;
+    let needed = privileges::needed(bypass);
+    // Before anything is changed: rules without a proxy that can work would only close the pod.
+    if !privileges::has(needed).map_err(CaptureError::Privileges)? {
+        return Err(CaptureError::MarkLater(bypass));
     }
+    let probe_port = hold_probe_port().map_err(CaptureError::ProbePort)?;
+    if settings.installer == Installer::Itself {
+        rules::install(&settings.rules).map_err(CaptureError::Rules)?;
+    }
+    privileges::give_up_all_but(needed).map_err(CaptureError::Privileges)?;
+    // Kernels before 5.17 want NET_ADMIN for it.
+    check_bypass(bypass)?;
+    Ok(Prepared { _probe_port: probe_port })
+}
+
+fn hold_probe_port() -> io::Result<Vec<Socket>> {
+    let mut held = Vec::new();
+    for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        let address = SocketAddr::new(ip, PROBE_PORT);
+        let bound = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
+            .and_then(|socket| socket.bind(&address.into()).map(|()| socket));
+        match bound {
+            Ok(socket) => held.push(socket),
+            // Without IPv6 nobody else can have it either.
+            Err(error) if ip.is_ipv6() && error.kind() != io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(held)
 }
 
 fn check_bypass(bypass: Bypass) -> Result<(), CaptureError> {

@@ -22,7 +22,7 @@ use crate::state::StateDirectory;
 use crate::tls::Tls;
 use crate::tls::own::OwnResolver;
 use apply::Store;
-use dial::{Channel, DialError};
+use dial::{Channel, DialError, LentChannel};
 use last_good::LastGood;
 use metrics::ControlMetrics;
 use std::future::Future;
@@ -69,6 +69,8 @@ pub struct Control {
     store: Store,
     subscription: Subscription,
     last_good: Option<LastGood>,
+    /// Lent to who else has a question for the control API.
+    channel: LentChannel,
     /// When the control API last stood behind what is held.
     confirmed: Option<Instant>,
     save_at: Option<Instant>,
@@ -140,10 +142,16 @@ impl Control {
             last_good,
             confirmed: None,
             save_at: None,
+            channel: LentChannel::default(),
             random: Random::new(),
         };
         control.restore();
         control
+    }
+
+    /// The connection, for who else has a question for the control API.
+    pub fn channel(&self) -> LentChannel {
+        self.channel.clone()
     }
 
     /// Keeps a stream open for as long as the process lives.
@@ -293,6 +301,7 @@ impl Control {
             }
             opened = ended.and(opened);
         }
+        self.channel.set(None);
         self.subscription.closed();
         self.store.discard_staged();
         opened.map(|_| ())
@@ -310,6 +319,7 @@ impl Control {
             channel.expect("what was waited for must be there")
         };
         let channel = dialled.map_err(SessionError::Dial)?;
+        self.channel.set(Some(channel.clone()));
         let origin = http::Uri::from_static(dial::ORIGIN);
         let mut client = AggregatedDiscoveryServiceClient::with_origin(channel, origin)
             .max_decoding_message_size(MESSAGE_BYTES_MAX);

@@ -36,6 +36,8 @@ pub const DEFAULT_ADMIN_LISTEN: &str = "127.0.0.1:15000";
 pub const DEFAULT_DRAIN_DEADLINE: Duration = Duration::from_secs(25);
 /// As long as the slowest control plane restart that an application's start should survive.
 pub const DEFAULT_STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
+/// A pod whose rules are gone is to be noticed within 35 s: an interval, and time to try.
+pub const DEFAULT_PROBE_INTERVAL: Duration = Duration::from_secs(30);
 /// A configuration of yesterday is better than none; one of last week may admit who was let go.
 pub const DEFAULT_LAST_GOOD_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Without a quota every processor of a node would be this proxy's: two carry more than one pod asks for.

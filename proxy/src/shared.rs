@@ -4,6 +4,7 @@
 //! request's way.
 
 use crate::access_log::AccessLog;
+use crate::capture::Arrivals;
 use crate::inbound::probe::Probes;
 use crate::metrics::Families;
 use crate::policy;
@@ -36,6 +37,8 @@ pub struct Shared {
     pub drain: drain::Watch,
     /// What probes need to know of each other; no other request asks.
     pub probes: Probes,
+    /// What came by redirection. `None` in the explicit mode.
+    pub arrivals: Option<Arc<Arrivals>>,
     /// What is missing before this proxy is ready.
     pub readiness: Readiness,
     /// Set once connections may be accepted.

@@ -69,6 +69,15 @@ impl Readiness {
         let _ = receiver.wait_for(BTreeMap::is_empty).await;
     }
 
+    /// Resolves when none of these names is missing, whatever else is.
+    pub async fn released(&self, names: &[&str]) {
+        let mut receiver = self.missing.subscribe();
+        let none =
+            |missing: &BTreeMap<&'static str, usize>| !names.iter().any(|name| missing.contains_key(name));
+        // As above.
+        let _ = receiver.wait_for(none).await;
+    }
+
     fn take(&self, name: &'static str) {
         self.missing.send_modify(|missing| *missing.entry(name).or_default() += 1);
     }

@@ -440,11 +440,8 @@ async fn start(builder: Builder) -> Pods {
 /// Makes the pod and its proxy's settings, and returns its document.
 async fn add(mesh: &mut Pods, spec: &PodSpec) -> String {
     let pod = Arc::new(mesh.network.pod(&spec.uid).await);
-    let mut addresses = [pod.ipv4(), pod.ipv6()];
-    if spec.ipv6_first {
-        addresses.reverse();
-    }
-    let document = if spec.kind == Kind::Foreign { String::new() } else { spec.document(&addresses) };
+    let document =
+        if spec.kind == Kind::Foreign { String::new() } else { spec.document(pod.ipv4(), pod.ipv6()) };
     let directory = mesh.directory.path().join(spec.uid.replace('/', "."));
     fs::create_dir(&directory).expect("a directory");
     let settings = directory.join("proxy.yaml");

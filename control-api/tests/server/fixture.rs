@@ -17,8 +17,9 @@ use weft_control::ca::token::TokenKey;
 use weft_control::settings::Invocation;
 use weft_control::state::StateDirectory;
 use weft_control::tls::PeerCertificate;
+use weft_model::proto::v1::capture_client::CaptureClient;
 use weft_model::proto::v1::certificate_authority_client::CertificateAuthorityClient;
-use weft_model::proto::v1::{CertifyRequest, CertifyResponse};
+use weft_model::proto::v1::{CertifyRequest, CertifyResponse, KnockRequest, KnockResponse};
 use weft_runtime::drain::Trigger;
 use weft_runtime::workers::build_runtime;
 
@@ -209,6 +210,19 @@ impl TestServer {
         let mut client = CertificateAuthorityClient::with_origin(channel, origin());
         let request = CertifyRequest { csr, workload: workload.to_owned(), token: token.to_owned() };
         client.certify(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// Asks for a knock at a workload's pod.
+    pub(crate) async fn knock(
+        &self,
+        workload: &str,
+        nonce: &[u8],
+        caller: Caller<'_>,
+    ) -> Result<KnockResponse, Status> {
+        let (channel, _) = channel::connect(self, caller).await.unwrap();
+        let mut client = CaptureClient::with_origin(channel, origin());
+        let request = KnockRequest { workload: workload.to_owned(), nonce: nonce.to_vec() };
+        client.knock(request).await.map(tonic::Response::into_inner)
     }
 
     /// The server's leaf certificate, if the handshake succeeds and the server still speaks after it

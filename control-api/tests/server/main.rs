@@ -16,6 +16,9 @@ use tonic::Code;
 use weft_control::ca::issuer::Issuer;
 use weft_control::ca::root::Root;
 use weft_control::state::StateDirectory;
+use weft_model::proto::v1::KnockRequest;
+use weft_model::proto::v1::capture_client::CaptureClient;
+use weft_model::proto::v1::knocked::Outcome;
 use weft_model::spiffe::SpiffeId;
 use weft_model::wire::{Kind, Resource};
 
@@ -143,6 +146,44 @@ fn discovery_is_for_the_workload_itself_alone() {
         }
         let status = Stream::refused(server, Caller::Svid(&cart), "").await;
         assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    });
+}
+
+#[test]
+fn a_knock_is_for_the_workload_itself_alone_and_rare() {
+    let server = TestServer::start("");
+    server.run(async |server| {
+        let (nonce, cart) = ([7; 32], server.svid("shop/cart-1").await);
+        let refused = async |workload: &str, nonce: &[u8], caller: Caller<'_>| {
+            server.knock(workload, nonce, caller).await.unwrap_err().code()
+        };
+        assert_eq!(refused("shop/cart-1", &nonce, Caller::Anonymous).await, Code::Unauthenticated);
+        // Another identity, another workload of the same one, and one that is not there.
+        for other in ["shop/web-1", "shop/cart-2", "shop/none", "", "10.0.0.1"] {
+            assert_eq!(refused(other, &nonce, Caller::Svid(&cart)).await, Code::PermissionDenied, "{other}");
+        }
+        assert_eq!(refused("shop/cart-1", &[7; 31], Caller::Svid(&cart)).await, Code::InvalidArgument);
+        assert_eq!(refused("shop/cart-1", &[7; 4096], Caller::Svid(&cart)).await, Code::OutOfRange);
+        // Its own addresses, of which none is dialled on this machine's loopback.
+        let knocked = server.knock("shop/cart-1", &nonce, Caller::Svid(&cart)).await.unwrap().knocked;
+        assert_eq!((knocked.len(), knocked[0].address.as_str()), (1, "127.0.1.1"));
+        assert_eq!(knocked[0].outcome(), Outcome::Unreachable);
+        // At once again; at a distance it may.
+        let (channel, _) = channel::connect(server, Caller::Svid(&cart)).await.unwrap();
+        let mut client = CaptureClient::with_origin(channel, channel::origin());
+        let request = || KnockRequest { workload: "shop/cart-1".to_owned(), nonce: nonce.to_vec() };
+        let burst = async {
+            let mut codes = Vec::new();
+            for _ in 0..20 {
+                codes.push(client.knock(request()).await.map_err(|status| status.code()).err());
+            }
+            codes
+        };
+        assert!(burst.await.contains(&Some(Code::ResourceExhausted)));
+        fixture::eventually("it may ask again", async || {
+            server.knock("shop/cart-1", &nonce, Caller::Svid(&cart)).await.ok()
+        })
+        .await;
     });
 }
 

@@ -13,9 +13,11 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
+use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -42,6 +44,10 @@ pub const ORIGIN: &str = "https://weft-control";
 pub struct Channel {
     requests: SendRequest<Body>,
 }
+
+/// The stream's connection, while there is one, for others on its thread.
+#[derive(Clone, Default)]
+pub struct LentChannel(Rc<RefCell<Option<Channel>>>);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +131,19 @@ async fn connect(settings: &ControlSettings, own: Option<Arc<OwnResolver>>) -> R
         }
     });
     Ok(Channel { requests })
+}
+
+// === impl LentChannel ===
+
+impl LentChannel {
+    /// The connection.
+    pub fn current(&self) -> Option<Channel> {
+        self.0.borrow().clone()
+    }
+
+    pub(super) fn set(&self, channel: Option<Channel>) {
+        self.0.replace(channel);
+    }
 }
 
 // === impl Channel ===

@@ -9,6 +9,7 @@ use crate::inbound;
 use crate::metrics::Direction;
 use crate::outbound::{self, Target};
 use crate::policy::Asked;
+use crate::rules::wanted::PROBE_PORT;
 use crate::worker::Worker;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -23,6 +24,15 @@ pub async fn outbound(worker: Rc<Worker>, stream: TcpStream, client: SocketAddr)
         Ok(destination) => destination.address(),
         Err(refusal) => return refuse(&worker, Direction::Outbound, client, &refusal),
     };
+    if let Some(arrivals) = &worker.shared.arrivals {
+        if destination.port() == PROBE_PORT && destination.ip().is_loopback() {
+            return arrivals.hear(stream, Direction::Outbound, destination).await;
+        }
+        if arrivals.returns(destination.ip()) {
+            let why = &"the redirection does not let this proxy's own connections pass";
+            return refused(&worker, Direction::Outbound, client, Reason::LoopDetected, why);
+        }
+    }
     let target = Target::Destination { asked: Asked::Address(destination), port: destination.port() };
     outbound::serve(worker, stream, client, target).await;
 }
@@ -48,6 +58,12 @@ pub async fn inbound(worker: Rc<Worker>, stream: TcpStream, client: SocketAddr) 
         Ok(destination) => destination.address(),
         Err(refusal) => return refuse(&worker, Direction::Inbound, client, &refusal),
     };
+    if let Some(arrivals) = &worker.shared.arrivals {
+        arrivals.came_in(local, client);
+        if local.port() == PROBE_PORT {
+            return arrivals.hear(stream, Direction::Inbound, local).await;
+        }
+    }
     let application = worker.applications.at(&worker, local);
     inbound::serve_at(worker, application, stream, client, local).await;
 }

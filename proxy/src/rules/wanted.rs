@@ -20,8 +20,10 @@ pub const LINES_MAX: usize = 128;
 pub const PARTS_MAX: usize = 1024;
 
 /// Where the proxy, and it alone, calls loopback to see that its rules are in place: it arrives at the
-/// outbound port. Nothing listens here, nothing need be routed, and both families can be tried.
-pub const PROBE_PORT: u16 = 15002;
+/// outbound port. And where another machine calls this pod for the same: it arrives at the inbound
+/// port, whatever the list says. Nothing listens here, nothing need be routed, and both families can
+/// be tried.
+pub const PROBE_PORT: u16 = weft_model::workload::PROBE_PORT;
 
 /// The checked settings of the redirection.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -273,6 +275,11 @@ impl RuleSet {
         let mut rules = vec![
             Rule { matches: vec![Match::Loopback], verdict: Verdict::Pass, origin: Origin::Loopback },
             Rule {
+                matches: vec![Match::Tcp, Match::Port("probe_port".to_owned())],
+                verdict: Verdict::Redirect(self.settings.inbound_port),
+                origin: Origin::Probe,
+            },
+            Rule {
                 matches: vec![Match::Tcp, Match::Port("own_ports".to_owned())],
                 verdict: Verdict::Pass,
                 origin: Origin::OwnPort,
@@ -452,7 +459,7 @@ mod tests {
             origins(&table.chains[0]),
             [Probe, Probe, Itself, Itself, Bypass, Loopback, Line(1), Line(1), Default]
         );
-        assert_eq!(origins(&table.chains[1]), [Loopback, OwnPort, Line(2), Line(1), Line(1), Default]);
+        assert_eq!(origins(&table.chains[1]), [Loopback, Probe, OwnPort, Line(2), Line(1), Line(1), Default]);
         assert_eq!(
             table.sets.iter().map(|set| set.name.as_str()).collect::<Vec<_>>(),
             [

@@ -8,6 +8,10 @@ use crate::rules::settings::{RulesFile, RulesSettings};
 use crate::rules::wanted::RuleSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
+use std::time::Duration;
+
+/// Each inbound probe is a call of the control API.
+const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(500);
 
 /// Transparent capture.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -16,6 +20,8 @@ pub struct CaptureSettings {
     pub rules: RuleSet,
     /// Who puts it in place.
     pub installer: Installer,
+    /// How often it is tried whether it is in place.
+    pub probe_interval: Duration,
 }
 
 /// How connections come to the proxy.
@@ -55,7 +61,11 @@ impl CaptureSettings {
             flags.capture_install.or(file.install.map(super::file::Parsed::into_inner)).unwrap_or_default();
         let rules = RuleSet::new(RulesSettings::join(std::mem::take(&mut flags.rules), rules))
             .map_err(|error| SettingsError::new(format_args!("rules: {}", chain(&error))))?;
-        Ok(Some(Self { rules, installer }))
+        let probe_interval = flags
+            .capture_probe_interval
+            .or(file.probe_interval.map(super::file::Parsed::into_inner))
+            .map_or(super::DEFAULT_PROBE_INTERVAL, |span| span.0);
+        Ok(Some(Self { rules, installer, probe_interval }))
     }
 
     /// Where redirected outbound connections arrive: the kernel redirects to loopback.
@@ -77,6 +87,12 @@ impl CaptureSettings {
                  be redirected to the application; add it there (ownPorts: [{}])",
                 metrics.port(),
                 metrics.port()
+            )));
+        }
+        if self.probe_interval < PROBE_INTERVAL_MIN {
+            return Err(SettingsError::new(format_args!(
+                "capture.probeInterval: {:?} is too often; use {PROBE_INTERVAL_MIN:?} or more, for instance 30s",
+                self.probe_interval
             )));
         }
         Ok(())

@@ -102,6 +102,7 @@ pub(super) struct InboundEntry {
 pub(super) struct CaptureFile {
     pub(super) mode: Option<Parsed<CaptureMode>>,
     pub(super) install: Option<Parsed<Installer>>,
+    pub(super) probe_interval: Option<Parsed<Span>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -52,6 +52,9 @@ pub struct Flags {
     /// Who installs the rules of transparent capture: itself or other [default: itself].
     #[arg(long, env = "WEFT_CAPTURE_INSTALL", value_name = "WHO")]
     pub capture_install: Option<Installer>,
+    /// How often it is tried whether the rules are in place [default: 30s].
+    #[arg(long, env = "WEFT_CAPTURE_PROBE_INTERVAL", value_name = "DURATION")]
+    pub capture_probe_interval: Option<Span>,
     /// The redirection rules of transparent capture.
     #[command(flatten)]
     pub rules: RulesFlags,

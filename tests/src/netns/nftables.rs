@@ -17,7 +17,8 @@ use netlink_sys::{Socket, SocketAddr};
 /// The subsystem a batch is for.
 const NFTABLES: u16 = 10;
 
-/// IPv6 among the protocol families.
+/// IPv4 and IPv6 among the protocol families.
+const PROTOCOL_IPV4: u8 = 2;
 const PROTOCOL_IPV6: u8 = 10;
 
 /// The family of a table.
@@ -58,12 +59,21 @@ pub fn flush(table: &str, chain: &str) -> Vec<NfTablesMessage> {
 
 /// A rule in front of all others that lets IPv6 pass.
 pub fn pass_ipv6(table: &str, chain: &str) -> Vec<NfTablesMessage> {
+    pass(table, chain, PROTOCOL_IPV6)
+}
+
+/// A rule in front of all others that lets IPv4 pass.
+pub fn pass_ipv4(table: &str, chain: &str) -> Vec<NfTablesMessage> {
+    pass(table, chain, PROTOCOL_IPV4)
+}
+
+fn pass(table: &str, chain: &str, protocol: u8) -> Vec<NfTablesMessage> {
     let expressions = vec![
         Expressions::Meta(vec![Meta::DestinationRegister(Register::Reg1), Meta::Key(MetaKey::Nfproto)]),
         Expressions::Cmp(vec![
             Cmp::SourceRegister(Register::Reg1),
             Cmp::Op(Operator::Equal),
-            Cmp::Data(DataAttribute::Value(vec![PROTOCOL_IPV6])),
+            Cmp::Data(DataAttribute::Value(vec![protocol])),
         ]),
         Expressions::Immediate(vec![
             Immediate::DestinationRegister(Register::Verdict),

@@ -34,11 +34,19 @@ pub struct PodSpec {
     pub(super) ports: Vec<(u16, String)>,
     pub(super) kind: Kind,
     pub(super) started: bool,
-    pub(super) ipv6_first: bool,
+    pub(super) families: Families,
     pub(super) bypass: String,
     pub(super) lines: Vec<String>,
     pub(super) install: &'static str,
     pub(super) settings: String,
+}
+
+/// Which addresses of a pod the mesh knows, and where peers call it: at the first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Families {
+    Ipv4First,
+    Ipv6First,
+    Ipv4Only,
 }
 
 /// What a pod is to the mesh.
@@ -66,7 +74,7 @@ impl PodSpec {
             ports: Vec::new(),
             kind: Kind::Proxied,
             started: true,
-            ipv6_first: false,
+            families: Families::Ipv4First,
             bypass: "mark:0x77".to_owned(),
             lines: Vec::new(),
             install: "itself",
@@ -102,7 +110,13 @@ impl PodSpec {
 
     /// Called over IPv6 by its peers.
     pub fn ipv6_first(mut self) -> Self {
-        self.ipv6_first = true;
+        self.families = Families::Ipv6First;
+        self
+    }
+
+    /// Known to the mesh by its IPv4 address alone.
+    pub fn ipv4_only(mut self) -> Self {
+        self.families = Families::Ipv4Only;
         self
     }
 
@@ -149,7 +163,7 @@ impl PodSpec {
         self
     }
 
-    pub(super) fn document(&self, addresses: &[IpAddr; 2]) -> String {
+    pub(super) fn document(&self, ipv4: IpAddr, ipv6: IpAddr) -> String {
         let (namespace, name) = self.uid.split_once('/').expect("a workload is NAMESPACE/NAME");
         let mut text = format!(
             "apiVersion: weft.dev/v1alpha1\nkind: Workload\nmetadata:\n  name: {name}\n  namespace: \
@@ -158,12 +172,12 @@ impl PodSpec {
         for (label, value) in &self.labels {
             let _ = writeln!(text, "    {label}: \"{value}\"");
         }
-        let [first, second] = addresses;
-        let _ = writeln!(
-            text,
-            "spec:\n  addresses: [\"{first}\", \"{second}\"]\n  serviceAccount: {}",
-            self.account
-        );
+        let addresses = match self.families {
+            Families::Ipv4First => format!("\"{ipv4}\", \"{ipv6}\""),
+            Families::Ipv6First => format!("\"{ipv6}\", \"{ipv4}\""),
+            Families::Ipv4Only => format!("\"{ipv4}\""),
+        };
+        let _ = writeln!(text, "spec:\n  addresses: [{addresses}]\n  serviceAccount: {}", self.account);
         if self.kind == Kind::Plain {
             let _ = writeln!(text, "  injected: false");
         }
