@@ -4,6 +4,8 @@
 //! on loopback and without privileges; walks through the story of [`story`]; checks every claim it
 //! prints; and ends everything it started, also on Ctrl-C.
 //!
+//! With `--transparent` the same shop runs in pods, see [`transparent`].
+//!
 //! Exit code 0: every claim held; 1: one did not, or something did not start; 130: interrupted.
 
 pub(crate) mod app;
@@ -11,9 +13,11 @@ mod http;
 mod mesh;
 mod metrics;
 mod plan;
+mod pods;
 mod report;
 mod story;
 mod stream;
+mod transparent;
 
 use mesh::Mesh;
 use report::{Output, Report};
@@ -27,6 +31,9 @@ const INTERRUPTED: u8 = 130;
 /// Settings of the demo.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
+    /// Show it in pods (network namespaces), with programs that know nothing of a mesh
+    #[arg(long)]
+    transparent: bool,
     /// Leave the mesh running at the end, with what to try, until Ctrl-C
     #[arg(long)]
     keep: bool,
@@ -37,6 +44,12 @@ pub(crate) struct Arguments {
 
 /// Runs the demo.
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    // Before there is a second thread.
+    if arguments.transparent
+        && let Err(error) = weft_pods::enter()
+    {
+        return failed(&error.into());
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
@@ -59,6 +72,9 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 }
 
 async fn tell(arguments: &Arguments, report: &mut Report) -> anyhow::Result<bool> {
+    if arguments.transparent {
+        return transparent::tell(arguments.keep && arguments.output == Output::Text, report).await;
+    }
     report.title("weft demo: a shop whose workloads talk through a mesh, on this machine alone");
     report.step("A mesh starts");
     let mut mesh = Mesh::start().await?;

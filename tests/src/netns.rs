@@ -85,11 +85,7 @@ pub fn isolated<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) {
         assert!(outcome.is_ok(), "the test takes longer than {BODY_TIMEOUT:?}");
         return;
     }
-    if std::env::var(SKIP).is_ok_and(|skip| skip.split(',').any(|tier| tier.trim() == "netns")) {
-        #[allow(clippy::print_stderr, reason = "nothing is left out silently")]
-        {
-            eprintln!("{test}: left out, for {SKIP} names netns");
-        }
+    if left_out(test) {
         return;
     }
     // Built out here, where cargo has its network.
@@ -123,6 +119,18 @@ pub fn isolated<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) {
     assert!(status.success(), "{test} failed in its namespaces: {status}\n{}", process.output());
     // A name that fits no test would pass by testing nothing.
     assert!(process.output().contains("1 passed"), "{test} is not the name of this test");
+}
+
+/// Whether tests that need namespaces are left out by name; says so.
+pub fn left_out(test: &str) -> bool {
+    let skipped = std::env::var(SKIP).is_ok_and(|skip| skip.split(',').any(|tier| tier.trim() == "netns"));
+    if skipped {
+        #[allow(clippy::print_stderr, reason = "nothing is left out silently")]
+        {
+            eprintln!("{test}: left out, for {SKIP} names netns");
+        }
+    }
+    skipped
 }
 
 // === impl Network ===

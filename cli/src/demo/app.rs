@@ -56,8 +56,9 @@ fn serve_all(arguments: &Arguments) -> std::io::Result<()> {
 fn serve(stream: &TcpStream, arguments: &Arguments, ledger: &Ledger) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
+    let reached = stream.local_addr()?;
     while let Some(request) = read(&mut reader)? {
-        let body = answer(&request, arguments, ledger);
+        let body = answer(&request, arguments, ledger, reached);
         let text = format!(
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-application: {}\r\nx-version: {}\r\n\
              content-length: {}\r\n\r\n{body}",
@@ -77,7 +78,7 @@ struct Request {
     id: Option<String>,
 }
 
-fn answer(request: &Request, arguments: &Arguments, ledger: &Ledger) -> String {
+fn answer(request: &Request, arguments: &Arguments, ledger: &Ledger, reached: SocketAddr) -> String {
     let mut ledger = ledger.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if request.method == "POST"
         && let Some(id) = &request.id
@@ -88,7 +89,9 @@ fn answer(request: &Request, arguments: &Arguments, ledger: &Ledger) -> String {
         return serde_json::json!(*ledger).to_string();
     }
     let Arguments { name, version, .. } = arguments;
-    serde_json::json!({ "application": name, "version": version, "path": request.path }).to_string()
+    let reached = reached.to_string();
+    serde_json::json!({ "application": name, "version": version, "path": request.path, "reached": reached })
+        .to_string()
 }
 
 fn read(reader: &mut BufReader<&TcpStream>) -> std::io::Result<Option<Request>> {

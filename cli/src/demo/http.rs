@@ -15,6 +15,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
     open: bool,
+    /// To the server itself, in whose form requests are then written.
+    direct: bool,
 }
 
 /// What came back.
@@ -43,7 +45,15 @@ impl Connection {
     pub(crate) async fn open(address: SocketAddr) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await.with_context(|| format!("dialling {address}"))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream: BufReader::new(stream), open: true })
+        Ok(Self { stream: BufReader::new(stream), open: true, direct: false })
+    }
+
+    /// A connection that was opened elsewhere, to the server itself.
+    pub(crate) fn over(stream: std::net::TcpStream) -> anyhow::Result<Self> {
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        let stream = TcpStream::from_std(stream)?;
+        Ok(Self { stream: BufReader::new(stream), open: true, direct: true })
     }
 
     /// Whether another request may be sent.
@@ -51,7 +61,7 @@ impl Connection {
         self.open
     }
 
-    /// One exchange. `url` is `http://HOST/PATH`, sent in full as to an HTTP proxy.
+    /// One exchange. `url` is `http://HOST/PATH`, sent in full to an HTTP proxy, else as host and path.
     pub(crate) async fn send(
         &mut self,
         method: &str,
@@ -59,7 +69,9 @@ impl Connection {
         fields: &[(&str, &str)],
     ) -> anyhow::Result<Response> {
         let host = url.trim_start_matches("http://").split('/').next().unwrap_or_default();
-        let mut text = format!("{method} {url} HTTP/1.1\r\nhost: {host}\r\n");
+        let path = url.trim_start_matches("http://").trim_start_matches(host);
+        let target = if self.direct { path } else { url };
+        let mut text = format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\n");
         for (name, value) in fields {
             text += &format!("{name}: {value}\r\n");
         }
@@ -124,7 +136,15 @@ pub(crate) async fn send(
 
 /// GET of a path on a plain server.
 pub(crate) async fn fetch(address: SocketAddr, path: &str) -> anyhow::Result<Response> {
-    let mut connection = Connection::open(address).await?;
+    fetch_over(Connection::open(address).await?, &address.to_string(), path).await
+}
+
+/// GET of a path on a plain server, over a connection of its own.
+pub(crate) async fn fetch_over(
+    mut connection: Connection,
+    address: &str,
+    path: &str,
+) -> anyhow::Result<Response> {
     let text = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     connection.stream.write_all(text.as_bytes()).await?;
     tokio::time::timeout(ANSWER_TIMEOUT, connection.read()).await.context("no answer in time")?

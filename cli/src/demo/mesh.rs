@@ -52,7 +52,7 @@ pub(crate) struct Workload {
 
 /// A child that ends with its owner.
 #[derive(Debug)]
-struct Process(Child);
+pub(super) struct Process(pub(super) Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -64,14 +64,14 @@ impl Drop for Process {
 
 /// The programs that are started.
 #[derive(Debug)]
-struct Programs {
-    own: PathBuf,
-    control: PathBuf,
-    proxy: PathBuf,
+pub(super) struct Programs {
+    pub(super) own: PathBuf,
+    pub(super) control: PathBuf,
+    pub(super) proxy: PathBuf,
 }
 
 impl Programs {
-    fn find() -> anyhow::Result<Self> {
+    pub(super) fn find() -> anyhow::Result<Self> {
         let own = std::env::current_exe().context("finding this program")?;
         let find = |name: &str| {
             let beside = own.with_file_name(name);
@@ -83,6 +83,19 @@ impl Programs {
                 .with_context(|| format!("{name} is neither beside {} nor on the PATH", own.display()))
         };
         Ok(Self { control: find("weft-control")?, proxy: find("weft-proxy")?, own })
+    }
+
+    /// Has the control API make a token for a workload, and puts it into `directory`.
+    pub(super) fn make_token(&self, uid: &str, state: &Path, directory: &Path) -> anyhow::Result<PathBuf> {
+        let mut command = Command::new(&self.control);
+        let output = command.args(["token", "--workload", uid, "--state"]).arg(state).output()?;
+        if !output.status.success() {
+            bail!("weft-control token: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        let token = directory.join("token");
+        fs::write(&token, &output.stdout)?;
+        fs::set_permissions(&token, fs::Permissions::from_mode(0o600))?;
+        Ok(token)
     }
 }
 
@@ -190,16 +203,7 @@ impl Mesh {
         let directory = self.directory.path().join(plan.uid.replace('/', "."));
         fs::create_dir(&directory)?;
         let state = self.directory.path().join("state");
-        let output = Command::new(&self.programs.control)
-            .args(["token", "--workload", &plan.uid, "--state"])
-            .arg(&state)
-            .output()?;
-        if !output.status.success() {
-            bail!("weft-control token: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        let token = directory.join("token");
-        fs::write(&token, &output.stdout)?;
-        fs::set_permissions(&token, fs::Permissions::from_mode(0o600))?;
+        let token = self.programs.make_token(&plan.uid, &state, &directory)?;
         let at = |port| SocketAddr::new(plan.address, port);
         let workload = Workload {
             uid: plan.uid.clone(),
@@ -285,12 +289,23 @@ impl Mesh {
 impl Process {
     /// Waits until `/ready` answers 200; else shows the end of the log.
     async fn ready(&mut self, name: &str, address: SocketAddr, log: &Path) -> anyhow::Result<()> {
+        let asks = async || http::fetch(address, "/ready").await.is_ok_and(|response| response.status == 200);
+        self.ready_when(name, log, asks).await
+    }
+
+    /// Waits until `is_ready` says so; else shows the end of the log.
+    pub(super) async fn ready_when(
+        &mut self,
+        name: &str,
+        log: &Path,
+        is_ready: impl AsyncFn() -> bool,
+    ) -> anyhow::Result<()> {
         let start = Instant::now();
         let what = loop {
             if let Some(status) = self.0.try_wait()? {
                 break format!("ended at once ({status})");
             }
-            if http::fetch(address, "/ready").await.is_ok_and(|response| response.status == 200) {
+            if is_ready().await {
                 return Ok(());
             }
             if start.elapsed() > READY_TIMEOUT {
@@ -306,11 +321,17 @@ impl Process {
 }
 
 fn spawn(mut command: Command, directory: &Path, name: &str) -> anyhow::Result<Process> {
+    prepare_output(&mut command, directory, name)?;
+    Ok(Process(command.spawn().with_context(|| format!("starting {name}"))?))
+}
+
+/// Sends what a program says into files, and keeps the terminal's signals from it.
+pub(super) fn prepare_output(command: &mut Command, directory: &Path, name: &str) -> anyhow::Result<()> {
     let open = |extension: &str| {
         File::options().create(true).append(true).open(directory.join(format!("{name}.{extension}")))
     };
     command.stdin(Stdio::null()).stdout(open("out")?).stderr(open("log")?);
     // A Ctrl-C goes to the whole terminal; the children are ended by the demo, in its order.
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    Ok(Process(command.spawn().with_context(|| format!("starting {name}"))?))
+    std::os::unix::process::CommandExt::process_group(command, 0);
+    Ok(())
 }

@@ -11,9 +11,13 @@ pub(crate) struct Metrics(String);
 impl Metrics {
     /// Scrapes `/metrics`.
     pub(crate) async fn scrape(address: SocketAddr) -> anyhow::Result<Self> {
-        let response = http::fetch(address, "/metrics").await?;
+        Self::read(http::fetch(address, "/metrics").await?)
+    }
+
+    /// Reads the answer to a scrape.
+    pub(crate) fn read(response: http::Response) -> anyhow::Result<Self> {
         if response.status != 200 {
-            bail!("{address}/metrics answered {}", response.status);
+            bail!("/metrics answered {}", response.status);
         }
         Ok(Self(response.body))
     }

@@ -4,7 +4,7 @@
 //! ports. The whole 127.0.x.y plan moves to another 127.n.x.y when somebody else is there already.
 
 use anyhow::bail;
-use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use weft_config::SourceFile;
 
 /// The example, built in so that the installed command works anywhere.
@@ -15,6 +15,13 @@ const POLICIES: [(&str, &str); 5] = [
     ("routes.yaml", include_str!("../../../examples/shop/routes.yaml")),
     ("authorization.yaml", include_str!("../../../examples/shop/authorization.yaml")),
 ];
+
+/// Where pods are in place of the example's loopback addresses, and where Services are.
+const POD_NETWORK: &str = "10.77.";
+const SERVICE_NETWORK: &str = "10.76.0.";
+
+/// The kubelet of the pods' node.
+pub(super) const NODE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 9);
 
 /// How the example writes its loopback addresses.
 const EXAMPLE_NETWORK: &str = "127.0.";
@@ -42,6 +49,8 @@ pub(super) struct Chosen {
 /// Which workloads there are and where, as the example says.
 pub(super) struct Plan {
     pub(super) files: Vec<SourceFile>,
+    /// `NAME.NAMESPACE` of Services with a virtual address.
+    pub(super) services: Vec<(String, SocketAddr)>,
     pub(super) workloads: Vec<PlannedWorkload>,
 }
 
@@ -72,13 +81,31 @@ impl Plan {
 
     fn on(network: u8) -> anyhow::Result<Self> {
         let moved = format!("127.{network}.");
-        let files: Vec<_> = POLICIES
-            .iter()
-            .map(|(name, text)| SourceFile {
-                name: (*name).to_owned(),
-                text: text.replace(EXAMPLE_NETWORK, &moved),
-            })
-            .collect();
+        let moved = |text: &str| text.replace(EXAMPLE_NETWORK, &moved);
+        Self::of(POLICIES.map(|(name, text)| SourceFile { name: name.to_owned(), text: moved(text) }).into())
+    }
+
+    /// The example in pods: with virtual addresses for Services, a node, and a probe of the cart.
+    pub(super) fn in_pods() -> anyhow::Result<Self> {
+        let files = POLICIES.map(|(name, text)| {
+            let text = text.replace(EXAMPLE_NETWORK, POD_NETWORK);
+            let text = match name {
+                "services.yaml" => with_addresses(&text),
+                "mesh.yaml" => {
+                    text.replace("  trustDomain:", &format!("  nodeCidrs: [{NODE}]\n  trustDomain:"))
+                }
+                "workloads.yaml" => text.replace(
+                    "  serviceAccount: cart\n",
+                    "  serviceAccount: cart\n  probes:\n    - httpGet: { path: /healthz, port: http }\n",
+                ),
+                _ => text,
+            };
+            SourceFile { name: name.to_owned(), text }
+        });
+        Self::of(files.into())
+    }
+
+    fn of(files: Vec<SourceFile>) -> anyhow::Result<Self> {
         let compilation = weft_config::compile(&files);
         if compilation.has_errors() {
             bail!("{}", weft_config::render(&compilation.diagnostics, &files, false));
@@ -94,7 +121,13 @@ impl Plan {
         };
         let workloads =
             compilation.mesh.workloads.values().filter_map(|workload| planned(workload)).collect();
-        Ok(Self { files, workloads })
+        let services = compilation.mesh.services.values().filter_map(|service| {
+            let weft_model::service::ServiceTarget::Service(name) = &service.target else { return None };
+            let address = SocketAddr::new(*service.addresses.first()?, service.ports.first()?.port);
+            Some((format!("{}.{}", name.name, name.namespace), address))
+        });
+        let services = services.collect();
+        Ok(Self { files, services, workloads })
     }
 
     fn is_free(&self, network: u8, offset: u16) -> bool {
@@ -107,4 +140,14 @@ impl Plan {
         }
         needed.into_iter().all(|address| TcpListener::bind(address).is_ok())
     }
+}
+
+/// Gives each Service the next address.
+fn with_addresses(text: &str) -> String {
+    let mut parts = text.split("spec:\n  selector:");
+    let mut addressed = parts.next().unwrap_or_default().to_owned();
+    for (number, part) in (1..).zip(parts) {
+        addressed += &format!("spec:\n  clusterIP: {SERVICE_NETWORK}{number}\n  selector:{part}");
+    }
+    addressed
 }
