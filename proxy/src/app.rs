@@ -14,6 +14,7 @@ use crate::describe::chain;
 use crate::identity::Identity;
 use crate::identity::metrics::IdentityMetrics;
 use crate::inbound::probe::Probes;
+use crate::inbound::probe_rules;
 use crate::metrics::Families;
 use crate::policy;
 use crate::settings::Settings;
@@ -152,6 +153,7 @@ pub fn run(settings: Settings, log: Option<LogHandle>) -> Result<(), AppError> {
         }
         spawn_local("identity", identity.run());
         spawn_local("control", control.run());
+        spawn_local("tcp probes", probe_rules::follow(shared.clone()));
         spawn_local("admission", admission(shared.clone(), admit, began));
         let mut workers = start_workers(&shared, bound.workers)?;
         tracing::info!(

@@ -11,6 +11,7 @@ pub mod http;
 pub mod judge;
 pub mod probe;
 pub mod probe_https;
+pub mod probe_rules;
 pub mod revoke;
 pub mod tcp;
 

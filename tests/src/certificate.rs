@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
 
 /// A certificate authority.
@@ -268,6 +268,26 @@ impl ServerCertVerifier for Believe {
     }
 }
 
+/// An application with TLS of its own, which is not the mesh's: answers each connection with `answer`.
+pub fn answer_over_tls(listener: TcpListener, answer: Vec<u8>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let svid = Authority::new("health.example").issue(&Shape::svid("spiffe://health.example/ns/a/sa/b"));
+    let acceptor = tokio_rustls::TlsAcceptor::from(svid.server(b"http/1.1"));
+    wait::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, answer) = (acceptor.clone(), answer.clone());
+            wait::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut request = [0; 256];
+                // What goes wrong from here on is the client's doing: it may have had enough.
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(&answer).await;
+                let _ = stream.shutdown().await;
+            });
+        }
+    });
+}
+
 /// A server that speaks TLS with a certificate of the test's making, and answers every request with
 /// `200`: an impostor on a workload's address.
 #[derive(Debug)]
@@ -280,7 +300,7 @@ impl Impostor {
     /// Listens on a free port.
     pub async fn start(svid: &Svid, alpn: &'static [u8]) -> Self {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let acceptor = tokio_rustls::TlsAcceptor::from(svid.server(alpn));
         let task = wait::spawn(async move {

@@ -446,10 +446,11 @@ async fn add(mesh: &mut Pods, spec: &PodSpec) -> String {
     fs::create_dir(&directory).expect("a directory");
     let settings = directory.join("proxy.yaml");
     let control = SocketAddr::new(mesh.control_pod.ipv4(), CONTROL_PORT);
+    let rules: String = spec.rules.lines().map(|line| format!("  {line}\n")).collect();
     let lines: Vec<_> = spec.lines.iter().map(|line| format!("\"{line}\"")).collect();
     let text = format!(
         "workload: {}\ncontrol:\n  address: {control}\n  roots: {}\n  token: {}\nstate: {}\ncapture: {{ mode: \
-         transparent, install: {} }}\nrules:\n  bypass: {}\n  lines: [{}]\nworkers: 1\nlog: info\naccessLog: all\n{}",
+         transparent, install: {} }}\nrules:\n  bypass: {}\n  lines: [{}]\n{rules}workers: 1\nlog: info\naccessLog: all\n{}",
         spec.uid,
         mesh.state().join("roots.pem").display(),
         directory.join("token").display(),

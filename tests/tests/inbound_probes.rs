@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use weft_model::reason::Reason;
 use weft_tests::application::Application;
-use weft_tests::certificate::{Authority, Shape, handshake_over};
+use weft_tests::certificate::{answer_over_tls, handshake_over};
 use weft_tests::http1::{Head, Reader};
 use weft_tests::mesh::{Builder, Mesh, Workload, authorization, peer_authentication};
 use weft_tests::{http2, wait};
@@ -284,25 +284,11 @@ async fn a_grpc_probe_passes_with_its_own_service_alone() {
     assert_eq!(metrics.sum("weft_inbound_probes_total", &labels), 2.0);
 }
 
-/// An application that speaks TLS of its own: answers each connection with `answer`.
+/// An application that speaks TLS of its own.
 async fn own_tls(answer: Vec<u8>) -> SocketAddr {
-    let svid = Authority::new("health.example").issue(&Shape::svid("spiffe://health.example/ns/a/sa/b"));
-    let acceptor = tokio_rustls::TlsAcceptor::from(svid.server(b"http/1.1"));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
-    wait::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (acceptor, answer) = (acceptor.clone(), answer.clone());
-            wait::spawn(async move {
-                let Ok(mut stream) = acceptor.accept(stream).await else { return };
-                let mut request = [0; 256];
-                let _ = stream.read(&mut request).await;
-                // The other side may have had enough.
-                let _ = stream.write_all(&answer).await;
-                let _ = stream.shutdown().await;
-            });
-        }
-    });
+    answer_over_tls(listener, answer);
     address
 }
 

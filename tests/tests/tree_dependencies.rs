@@ -53,5 +53,5 @@ fn the_other_crates_point_one_way() {
     ours("weft-config", &["weft-model"]);
     ours("weft-control", &["weft-config", "weft-model", "weft-runtime"]);
     ours("weft-pods", &["weft-runtime"]);
-    ours("weft", &["weft-config", "weft-model", "weft-pods", "weft-runtime"]);
+    ours("weft", &["weft-config", "weft-model", "weft-pods", "weft-proxy", "weft-runtime"]);
 }

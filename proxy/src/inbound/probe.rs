@@ -333,6 +333,29 @@ impl Probes {
 }
 
 #[cfg(test)]
+pub(super) mod testing {
+    use weft_model::probe::Probe;
+    use weft_model::workload::{Description, Workload};
+
+    /// A workload with these probes, and nothing else of interest.
+    pub(crate) fn workload(probes: Vec<Probe>) -> Workload {
+        Workload {
+            uid: "shop/cart-1".parse().unwrap(),
+            namespace: "shop".parse().unwrap(),
+            service_account: "cart".parse().unwrap(),
+            trust_domain: "cluster.local".parse().unwrap(),
+            description: Description::default(),
+            addresses: Vec::new(),
+            ports: Vec::new(),
+            authorizations: Vec::new(),
+            peer_authentications: Vec::new(),
+            request_authentications: Vec::new(),
+            probes,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::http::Headers;
@@ -373,26 +396,10 @@ mod tests {
         }
     }
 
-    fn workload() -> Workload {
-        let check = Check::Http(weft_model::probe::HttpCheck::new("/", None, &[]).unwrap());
-        Workload {
-            uid: "shop/cart-1".parse().unwrap(),
-            namespace: "shop".parse().unwrap(),
-            service_account: "cart".parse().unwrap(),
-            trust_domain: "cluster.local".parse().unwrap(),
-            description: weft_model::workload::Description::default(),
-            addresses: Vec::new(),
-            ports: Vec::new(),
-            authorizations: Vec::new(),
-            peer_authentications: Vec::new(),
-            request_authentications: Vec::new(),
-            probes: vec![Probe { port: 8080, check }],
-        }
-    }
-
     #[test]
     fn redirects_are_few_young_and_good_for_one_request() {
-        let workload = Arc::new(workload());
+        let check = Check::Http(weft_model::probe::HttpCheck::new("/", None, &[]).unwrap());
+        let workload = Arc::new(testing::workload(vec![Probe { port: 8080, check }]));
         let probes = Probes::default();
         let now = Instant::now();
         let add = |node: u32, until| {

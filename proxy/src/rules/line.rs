@@ -151,7 +151,7 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, LineError> {
     if range.is_empty() { Err(wrong()) } else { Ok(range) }
 }
 
-fn network(text: &str) -> Result<IpNet, LineError> {
+pub(super) fn network(text: &str) -> Result<IpNet, LineError> {
     let network: IpNet = match text.parse::<IpAddr>() {
         Ok(address) => address.into(),
         Err(_) => text.parse().map_err(|_| {

@@ -3,7 +3,8 @@
 //! The same settings serve the proxy that installs its own rules and the init container that installs
 //! them for it. They say nothing about where the proxy listens beyond the two ports.
 
-use super::line::Line;
+use super::line::{Line, network};
+use ipnet::IpNet;
 use serde::Deserialize;
 use std::fmt;
 use std::str::FromStr;
@@ -41,6 +42,18 @@ pub struct RulesSettings {
     pub bypass: Bypass,
     /// What the mesh takes and leaves; the last line that matches decides.
     pub lines: Vec<Line>,
+    /// TCP probes, which pass by the proxy.
+    pub tcp_probes: TcpProbes,
+}
+
+/// TCP probes of the kubelet. One that met the proxy would succeed whatever the application does, so
+/// connections from nodes to these ports reach the application, in plaintext and past every policy.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TcpProbes {
+    /// Where the kubelets are.
+    pub nodes: Vec<IpNet>,
+    /// What they probe.
+    pub ports: Vec<u16>,
 }
 
 /// Flags of every `rules` command; each has an environment variable.
@@ -61,6 +74,14 @@ pub struct RulesFlags {
     pub bypass: Option<Bypass>,
     /// A line of the list (repeatable; the last that matches decides): `exclude port 5432`,
     /// `include outbound 10.0.0.0/8 port 80,8000-8080`.
+    /// Where TCP probes come from, an address or a block (repeatable); needs --tcp-probe-port.
+    #[arg(long, env = "WEFT_RULES_TCP_PROBE_NODES", value_delimiter = ',', value_name = "CIDR",
+        value_parser = node)]
+    pub tcp_probe_node: Vec<IpNet>,
+    /// A port that nodes probe with a bare connection (repeatable): from nodes it is reached in plaintext
+    /// and past every policy.
+    #[arg(long, env = "WEFT_RULES_TCP_PROBE_PORTS", value_delimiter = ',', value_name = "PORT")]
+    pub tcp_probe_port: Vec<u16>,
     #[arg(long = "line", env = "WEFT_RULES_LINES", value_delimiter = ';', value_name = "LINE")]
     pub lines: Vec<Line>,
 }
@@ -81,6 +102,17 @@ pub struct RulesFile {
     /// See [`RulesSettings::lines`].
     #[serde(deserialize_with = "parsed_list")]
     pub lines: Vec<Line>,
+    /// See [`RulesSettings::tcp_probes`].
+    pub tcp_probes: TcpProbesFile,
+}
+
+/// See [`TcpProbes`].
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct TcpProbesFile {
+    #[serde(deserialize_with = "nodes")]
+    nodes: Vec<IpNet>,
+    ports: Vec<u16>,
 }
 
 // === impl Bypass ===
@@ -126,6 +158,7 @@ impl Default for RulesSettings {
             own_ports: vec![DEFAULT_OWN_PORT],
             bypass: DEFAULT_BYPASS,
             lines: Vec::new(),
+            tcp_probes: TcpProbes::default(),
         }
     }
 }
@@ -140,8 +173,25 @@ impl RulesSettings {
             own_ports: or(flags.own_port, file.own_ports).unwrap_or_else(|| vec![DEFAULT_OWN_PORT]),
             bypass: flags.bypass.or(file.bypass).unwrap_or(DEFAULT_BYPASS),
             lines: if flags.lines.is_empty() { file.lines } else { flags.lines },
+            tcp_probes: TcpProbes {
+                nodes: either(flags.tcp_probe_node, file.tcp_probes.nodes),
+                ports: either(flags.tcp_probe_port, file.tcp_probes.ports),
+            },
         }
     }
+}
+
+fn either<T>(flags: Vec<T>, file: Vec<T>) -> Vec<T> {
+    if flags.is_empty() { file } else { flags }
+}
+
+fn node(text: &str) -> Result<IpNet, String> {
+    network(text).map_err(|error| error.to_string())
+}
+
+fn nodes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| node(text).map_err(serde::de::Error::custom)).collect()
 }
 
 fn parsed<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Bypass>, D::Error> {
@@ -185,5 +235,10 @@ mod tests {
         let error = serde_yaml::from_str::<RulesFile>("lines: [exclude port x]").unwrap_err().to_string();
         assert!(error.contains("exclude port x"), "{error}");
         assert!(serde_yaml::from_str::<RulesFile>("line: []").is_err());
+        let probes = "tcpProbes: { nodes: [192.0.2.0/24, 'fd00::7'], ports: [5432] }";
+        let joined = RulesSettings::join(RulesFlags::default(), serde_yaml::from_str(probes).unwrap());
+        assert_eq!((joined.tcp_probes.nodes.len(), &joined.tcp_probes.ports[..]), (2, &[5432][..]));
+        let error = serde_yaml::from_str::<RulesFile>("tcpProbes: { nodes: [x] }").unwrap_err().to_string();
+        assert!(error.contains('x'), "{error}");
     }
 }

@@ -6,7 +6,7 @@
 //! proxy would call itself.
 
 use super::line::{Effect, Line};
-use super::settings::{Bypass, RulesSettings};
+use super::settings::{Bypass, RulesSettings, TcpProbes};
 use crate::metrics::Direction;
 use ipnet::IpNet;
 use std::fmt;
@@ -24,6 +24,13 @@ pub const PARTS_MAX: usize = 1024;
 /// port, whatever the list says. Nothing listens here, nothing need be routed, and both families can
 /// be tried.
 pub const PROBE_PORT: u16 = weft_model::workload::PROBE_PORT;
+
+/// The shortest prefix of a block of nodes, as in the MeshConfig: a mistyped mask must not let half of
+/// the world by.
+pub const NODE_PREFIX_MIN: u8 = 8;
+
+/// The set of the ports of TCP probes.
+const TCP_PROBE_PORTS: &str = "tcp_probe_ports";
 
 /// The checked settings of the redirection.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -151,6 +158,8 @@ pub enum Origin {
     Loopback,
     /// Ports on which the proxy itself answers others.
     OwnPort,
+    /// A node tries whether the application takes connections.
+    TcpProbe,
     /// A line of the list, counted from 1.
     Line(usize),
     /// No line matches.
@@ -189,7 +198,9 @@ impl RuleSet {
                     .to_owned(),
             ));
         }
+        check_tcp_probes(&settings)?;
         let parts: usize = settings.lines.iter().map(|line| line.networks.len() + line.ports.len()).sum();
+        let parts = parts + settings.tcp_probes.nodes.len() + settings.tcp_probes.ports.len();
         if settings.lines.len() > LINES_MAX || parts > PARTS_MAX {
             return Err(RuleSetError(format!(
                 "the list has {} lines with {parts} CIDRs and ports; at most {LINES_MAX} and {PARTS_MAX} are \
@@ -218,6 +229,7 @@ impl RuleSet {
             self.own_ports(),
             Set::ports("probe_port", vec![(PROBE_PORT, PROBE_PORT)]),
         ];
+        sets.extend(self.tcp_probe_sets());
         for (index, line) in self.settings.lines.iter().enumerate() {
             sets.extend(line_sets(index + 1, line));
         }
@@ -285,8 +297,39 @@ impl RuleSet {
                 origin: Origin::OwnPort,
             },
         ];
+        // Before the list, which is about what the mesh takes: a probe is not meant for the mesh at all.
+        for set in self.tcp_probe_sets() {
+            let family = match set.kind {
+                SetKind::Ipv4 => Family::Ipv4,
+                SetKind::Ipv6 => Family::Ipv6,
+                SetKind::Port => continue,
+            };
+            rules.push(Rule {
+                matches: vec![
+                    Match::Address { side: Side::Source, family, set: set.name, negated: false },
+                    Match::Tcp,
+                    Match::Port(TCP_PROBE_PORTS.to_owned()),
+                ],
+                verdict: Verdict::Pass,
+                origin: Origin::TcpProbe,
+            });
+        }
         self.list(Direction::Inbound, self.settings.inbound_port, &mut rules);
         Chain { direction: Direction::Inbound, rules }
+    }
+
+    /// None at all where there are no TCP probes.
+    fn tcp_probe_sets(&self) -> Vec<Set> {
+        let probes = &self.settings.tcp_probes;
+        if probes.ports.is_empty() {
+            return Vec::new();
+        }
+        let mut sets = networks_sets(&probes.nodes, |kind| match kind {
+            SetKind::Ipv4 => "tcp_probe_nodes_ipv4".to_owned(),
+            SetKind::Ipv6 | SetKind::Port => "tcp_probe_nodes_ipv6".to_owned(),
+        });
+        sets.push(Set::ports(TCP_PROBE_PORTS, probes.ports.iter().map(|port| (*port, *port)).collect()));
+        sets
     }
 
     /// The kernel takes the first rule that matches, users mean the last line: so they stand in
@@ -334,6 +377,31 @@ impl RuleSet {
             origin: Origin::Default,
         });
     }
+}
+
+fn check_tcp_probes(settings: &RulesSettings) -> Result<(), RuleSetError> {
+    let TcpProbes { nodes, ports } = &settings.tcp_probes;
+    if nodes.is_empty() != ports.is_empty() {
+        return Err(RuleSetError(
+            "tcpProbes: `nodes` and `ports` belong together: from where, and to which ports".to_owned(),
+        ));
+    }
+    let own = |port: &&u16| {
+        **port == 0
+            || **port == settings.inbound_port
+            || **port == settings.outbound_port
+            || settings.own_ports.contains(*port)
+    };
+    if let Some(port) = ports.iter().find(own) {
+        return Err(RuleSetError(format!("tcpProbes: {port} is no port of an application")));
+    }
+    if let Some(node) = nodes.iter().find(|node| node.prefix_len() < NODE_PREFIX_MIN) {
+        return Err(RuleSetError(format!(
+            "tcpProbes: {node} is no block of nodes, it holds far too many addresses; the shortest prefix is \
+             /{NODE_PREFIX_MIN}"
+        )));
+    }
+    Ok(())
 }
 
 // === impl Table ===
@@ -385,6 +453,7 @@ impl fmt::Display for Origin {
             Self::Bypass => f.write_str("the proxy's own connections"),
             Self::Loopback => f.write_str("within this pod"),
             Self::OwnPort => f.write_str("the proxy's own ports"),
+            Self::TcpProbe => f.write_str("TCP probes of nodes: plaintext, past every policy"),
             Self::Line(number) => write!(f, "line {number}"),
             Self::Default => f.write_str("no line matches"),
         }
@@ -412,15 +481,20 @@ fn set_name(number: usize, kind: SetKind) -> String {
     format!("line{number}_{suffix}")
 }
 
-fn line_sets(number: usize, line: &Line) -> Vec<Set> {
+fn networks_sets(networks: &[IpNet], name: impl Fn(SetKind) -> String) -> Vec<Set> {
     let mut sets = Vec::new();
     for (kind, ipv4) in [(SetKind::Ipv4, true), (SetKind::Ipv6, false)] {
-        let networks: Vec<_> =
-            line.networks.iter().filter(|network| network.network().is_ipv4() == ipv4).copied().collect();
-        if !networks.is_empty() {
-            sets.push(Set::addresses(&set_name(number, kind), kind, &networks));
+        let of_kind: Vec<_> =
+            networks.iter().filter(|network| network.network().is_ipv4() == ipv4).copied().collect();
+        if !of_kind.is_empty() {
+            sets.push(Set::addresses(&name(kind), kind, &of_kind));
         }
     }
+    sets
+}
+
+fn line_sets(number: usize, line: &Line) -> Vec<Set> {
+    let mut sets = networks_sets(&line.networks, |kind| set_name(number, kind));
     if !line.ports.is_empty() {
         let ranges = line.ports.iter().map(|range| (*range.start(), *range.end())).collect();
         sets.push(Set::ports(&set_name(number, SetKind::Port), ranges));
@@ -491,6 +565,14 @@ mod tests {
         assert!(refused(RulesSettings { inbound_port: 0, ..settings() }).contains("port 0"));
         assert!(refused(RulesSettings { own_ports: vec![15006], ..settings() }).contains("ownPorts"));
         assert!(refused(RulesSettings { bypass: Bypass::Mark(0), ..settings() }).contains("mark 0"));
+        let probes = |nodes: &[&str], ports: &[u16]| {
+            let nodes = nodes.iter().map(|node| node.parse().unwrap()).collect();
+            refused(RulesSettings { tcp_probes: TcpProbes { nodes, ports: ports.to_vec() }, ..settings() })
+        };
+        assert!(probes(&[], &[5432]).contains("belong together"));
+        assert!(probes(&["192.0.2.0/24"], &[]).contains("belong together"));
+        assert!(probes(&["192.0.2.0/24"], &[5432, 15006]).contains("15006 is no port of an application"));
+        assert!(probes(&["0.0.0.0/0"], &[5432]).contains("far too many"));
         let line: Line = "exclude port 1".parse().unwrap();
         let lines = vec![line; LINES_MAX + 1];
         assert!(refused(RulesSettings { lines, ..settings() }).contains("at most 128"));

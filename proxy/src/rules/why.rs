@@ -131,7 +131,7 @@ impl fmt::Display for Answer {
 
 #[cfg(test)]
 mod tests {
-    use super::super::settings::RulesSettings;
+    use super::super::settings::{RulesSettings, TcpProbes};
     use super::*;
 
     fn rules(lines: &[&str]) -> RuleSet {
@@ -172,6 +172,21 @@ mod tests {
         );
         // An address in its mapped form is the same address.
         assert!(out(&rules, "[::ffff:10.0.0.5]:80").contains("line 1"));
+    }
+
+    #[test]
+    fn tcp_probes_of_nodes_pass_by_whatever_the_list_says() {
+        let tcp_probes = TcpProbes { nodes: vec!["192.0.2.0/24".parse().unwrap()], ports: vec![5432] };
+        let lines = vec!["include all".parse().unwrap()];
+        let rules = RuleSet::new(RulesSettings { tcp_probes, lines, ..RulesSettings::default() }).unwrap();
+        assert_eq!(
+            from(&rules, "192.0.2.7", 5432),
+            "inbound from 192.0.2.7 to port 5432: passes by (TCP probes of nodes: plaintext, past every policy)"
+        );
+        assert!(from(&rules, "192.0.2.7", 5433).contains("redirected to 15006 (line 1: include all)"));
+        assert!(from(&rules, "192.0.3.7", 5432).contains("redirected to 15006 (line 1: include all)"));
+        assert!(from(&rules, "2001:db8::1", 5432).contains("redirected to 15006"));
+        assert!(out(&rules, "192.0.2.7:5432").contains("redirected to 15001"));
     }
 
     #[test]

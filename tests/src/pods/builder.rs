@@ -39,6 +39,8 @@ pub struct PodSpec {
     pub(super) lines: Vec<String>,
     pub(super) install: &'static str,
     pub(super) settings: String,
+    pub(super) rules: String,
+    pub(super) spec: String,
 }
 
 /// Which addresses of a pod the mesh knows, and where peers call it: at the first.
@@ -79,6 +81,8 @@ impl PodSpec {
             lines: Vec::new(),
             install: "itself",
             settings: String::new(),
+            rules: String::new(),
+            spec: String::new(),
         }
     }
 
@@ -145,6 +149,20 @@ impl PodSpec {
         self
     }
 
+    /// With this line in the section `rules` of the proxy's settings file.
+    pub fn rules(mut self, line: &str) -> Self {
+        self.rules += line;
+        self.rules += "\n";
+        self
+    }
+
+    /// With this line in the `spec` of its document, for instance `probes: [...]` in flow YAML.
+    pub fn spec(mut self, line: &str) -> Self {
+        self.spec += line;
+        self.spec += "\n";
+        self
+    }
+
     /// With a proxy that the test starts, by [`super::Member::spawn`] or [`super::Member::start`].
     pub fn not_started(mut self) -> Self {
         self.started = false;
@@ -188,6 +206,9 @@ impl PodSpec {
             let declared =
                 if protocol.is_empty() { String::new() } else { format!(", protocol: {protocol}") };
             let _ = writeln!(text, "    - {{ port: {port}{declared} }}");
+        }
+        for line in self.spec.lines() {
+            let _ = writeln!(text, "  {line}");
         }
         text + "---\n"
     }
