@@ -168,6 +168,7 @@ fn main() {
         workers: NonZeroUsize::MIN,
         drain_deadline: std::time::Duration::ZERO,
         startup_timeout: std::time::Duration::ZERO,
+        tcp: Default::default(),
         log: Default::default(),
         access_log: Mode::Errors,
     });

@@ -6,6 +6,8 @@
 //! connection is for, and waits for as long as its caller lets it.
 
 use crate::rules::settings::Bypass;
+use crate::socket::TcpSettings;
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,19 +17,20 @@ use tokio::net::{TcpSocket, TcpStream};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Dialler {
     mark: Option<u32>,
+    tcp: TcpSettings,
 }
 
 // === impl Dialler ===
 
 impl Dialler {
-    /// For a pod whose redirection knows the proxy so. `None`: nothing is redirected.
-    pub fn new(bypass: Option<Bypass>) -> Self {
+    /// For a pod whose redirection knows the proxy so. `None`: nothing is redirected. What it dials is set so.
+    pub fn new(bypass: Option<Bypass>, tcp: TcpSettings) -> Self {
         let mark = bypass.and_then(|bypass| match bypass {
             Bypass::Mark(mark) => Some(mark),
             // The kernel sees whose socket it is.
             Bypass::User(_) | Bypass::Group(_) => None,
         });
-        Self { mark }
+        Self { mark, tcp }
     }
 
     /// Connects.
@@ -43,6 +46,9 @@ impl Dialler {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
         };
+        // The port is chosen at connect, when the kernel knows both ends: it may then be one that another
+        // connection has to elsewhere. Chosen here, ports would run out.
+        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
         socket.bind(SocketAddr::new(loopback, 0))?;
         socket.connect(address).await
     }
@@ -64,6 +70,7 @@ impl Dialler {
         if let Some(mark) = self.mark {
             SockRef::from(&socket).set_mark(mark)?;
         }
+        self.tcp.apply(&socket)?;
         Ok(socket)
     }
 }

@@ -7,7 +7,6 @@
 //! spawned or sent through a channel on the way of a request.
 
 mod authority;
-mod buffer;
 pub mod chunked;
 mod client;
 #[cfg(test)]
@@ -23,8 +22,6 @@ mod server;
 mod server_tests;
 #[cfg(test)]
 mod tests;
-mod timer;
-mod upgrade;
 mod upload;
 mod wire;
 mod writer;
@@ -32,7 +29,6 @@ mod writer;
 pub use authority::valid_authority;
 pub use client::{ClientConnection, Delivered, Recycle, ResponseBody, SendError};
 pub use server::{ConnectionError, Drain, Handler, NoDrain, Outcome, serve};
-pub use upgrade::copy;
 pub use wire::RequestBody;
 
 use crate::http::{BodyError, Frame};

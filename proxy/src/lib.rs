@@ -11,6 +11,7 @@
 pub mod access_log;
 pub mod admin;
 pub mod app;
+mod buffer;
 pub mod capture;
 pub mod control;
 pub mod describe;
@@ -30,7 +31,10 @@ pub mod pool;
 pub mod rules;
 pub mod settings;
 pub mod shared;
+pub mod socket;
 pub mod state;
 pub mod stream;
+pub mod tcp;
+mod timer;
 pub mod tls;
 pub mod worker;

@@ -32,6 +32,9 @@ where
     F: Fn(Rc<Worker>, TcpStream, SocketAddr) -> Fut,
     Fut: Future<Output = ()> + 'static,
 {
+    if let Err(error) = worker.shared.settings.tcp.apply(&listener) {
+        tracing::warn!(%error, "a listener cannot be set: its connections are not probed");
+    }
     loop {
         while worker.connections.open() >= DEFAULT_CONNECTIONS_MAX {
             worker.connections.refused();
@@ -47,10 +50,6 @@ where
                 continue;
             }
         };
-        // Small writes leave at once; the peer's delayed acknowledgement must not hold an answer.
-        if stream.set_nodelay(true).is_err() {
-            continue;
-        }
         // On a socket of both families IPv4 comes in another form; policy knows one.
         let client = match client.ip().to_canonical() {
             ip @ IpAddr::V4(_) => SocketAddr::new(ip, client.port()),

@@ -304,7 +304,6 @@ impl Pool {
             }
             Ok(Ok(tcp)) => tcp,
         };
-        tcp.set_nodelay(true).map_err(|_| Reason::ConnectFailed)?;
         match &self.dial {
             Dial::Plain => Ok(Stream::Tcp(tcp)),
             Dial::Mesh { connector, server_name } => {

@@ -14,6 +14,7 @@ pub use flags::Flags;
 
 use crate::access_log::Mode;
 use crate::rules::settings::Bypass;
+use crate::socket::TcpSettings;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -70,6 +71,8 @@ pub struct Settings {
     pub drain_deadline: Duration,
     /// How long connections wait for the certificate and the first configuration.
     pub startup_timeout: Duration,
+    /// What TCP connections are set to.
+    pub tcp: TcpSettings,
     /// What is logged.
     pub log: LogFilter,
     /// Which requests are written down.
@@ -262,6 +265,25 @@ impl Settings {
             flag.or(file.map(file::Parsed::into_inner)).map_or(default, |span| span.0)
         };
         let workers = flags.workers.or(file.workers);
+        let tcp = TcpSettings::default();
+        let tcp = TcpSettings {
+            keepalive_time: duration(flags.tcp_keepalive_time, file.tcp.keepalive_time, tcp.keepalive_time),
+            keepalive_interval: duration(
+                flags.tcp_keepalive_interval,
+                file.tcp.keepalive_interval,
+                tcp.keepalive_interval,
+            ),
+            user_timeout: duration(flags.tcp_user_timeout, file.tcp.user_timeout, tcp.user_timeout),
+            half_closed_timeout: duration(
+                flags.tcp_half_closed_timeout,
+                file.tcp.half_closed_timeout,
+                tcp.half_closed_timeout,
+            ),
+            idle_timeout: flags
+                .tcp_idle_timeout
+                .or(file.tcp.idle_timeout.map(file::Parsed::into_inner))
+                .map_or(tcp.idle_timeout, |span| span.0),
+        };
         let settings = Self {
             workload: flags
                 .workload
@@ -283,6 +305,7 @@ impl Settings {
                 .unwrap_or_else(|| worker_count(Cgroup::default().cpu_quota(), DEFAULT_WORKERS_MAX)),
             drain_deadline: duration(flags.drain_deadline, file.drain.deadline, DEFAULT_DRAIN_DEADLINE),
             startup_timeout: duration(flags.startup_timeout, file.startup.timeout, DEFAULT_STARTUP_TIMEOUT),
+            tcp,
             log: flags.log.or(file.log.map(file::Parsed::into_inner)).unwrap_or_default(),
             access_log: flags
                 .access_log
@@ -381,6 +404,11 @@ impl Settings {
                     entry.service, entry.port, entry.listen
                 )));
             }
+        }
+        if let Some((name, value, min, max)) = self.tcp.wrong() {
+            return Err(SettingsError::new(format_args!(
+                "{name}: {value:?} is not between {min:?} and {max:?}; leave it out for the default"
+            )));
         }
         if self.last_good_age_max.is_zero() {
             return Err(SettingsError::new(

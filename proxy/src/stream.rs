@@ -11,6 +11,7 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -68,6 +69,19 @@ impl Stream {
     /// Sends small writes at once.
     pub fn set_nodelay(&self) -> io::Result<()> {
         self.tcp().map_or(Ok(()), |tcp| tcp.set_nodelay(true))
+    }
+
+    /// When it is dropped, the peer is told that the connection broke off, not that it ended.
+    pub fn reset_on_close(&self) {
+        if let Some(tcp) = self.tcp() {
+            // A socket that takes no option any more is gone, and its peer knows.
+            let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// What broke the connection, where nobody reads or writes it. Told once.
+    pub fn take_error(&self) -> Option<io::Error> {
+        self.tcp().and_then(|tcp| tcp.take_error().ok().flatten())
     }
 
     /// Says that nothing more will be written; reading goes on.

@@ -72,7 +72,7 @@ pub struct Worker {
 pub async fn run(index: WorkerIndex, shared: Arc<Shared>, listeners: Listeners) {
     let worker = Rc::new(Worker {
         policy: shared.policy.reader(),
-        dialler: Dialler::new(shared.settings.control.bypass),
+        dialler: Dialler::new(shared.settings.control.bypass, shared.settings.tcp),
         own_listeners: shared.settings.listeners().into_iter().map(|(_, address)| address).collect(),
         destinations: Destinations::default(),
         applications: Applications::default(),

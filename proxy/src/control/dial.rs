@@ -6,6 +6,7 @@
 use crate::describe::tls_failure;
 use crate::dial::Dialler;
 use crate::settings::ControlSettings;
+use crate::socket::TcpSettings;
 use crate::tls::authority::{self, AuthorityError};
 use crate::tls::own::OwnResolver;
 use hyper::body::Incoming;
@@ -106,10 +107,9 @@ async fn connect(settings: &ControlSettings, own: Option<Arc<OwnResolver>>) -> R
     let address = || settings.address.to_string();
     let config = authority::client_config(&settings.roots, settings.spiffe_id.as_ref(), own)
         .map_err(DialError::Authority)?;
-    let tcp = Dialler::new(settings.bypass)
+    let tcp = Dialler::new(settings.bypass, TcpSettings::default())
         .connect_to_name(settings.address.as_str())
         .await
-        .and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp))
         .map_err(|source| DialError::Connect { address: address(), source })?;
     let name = ServerName::try_from(SERVER_NAME).expect("a constant server name must parse");
     let tls = TlsConnector::from(Arc::new(config))

@@ -9,7 +9,8 @@
 use super::framing::{self, Framing};
 use super::reader::{BodyReader, ReadFault};
 use super::upload::{Upload, UploadError};
-use super::{Incoming, buffer::ReadBuffer, parse};
+use super::{Incoming, parse};
+use crate::buffer::ReadBuffer;
 use crate::http::{
     Body, BodyError, Frame, Known, Limits, Method, Request, Response, ResponseHead, StatusCode, Tunnel,
 };

@@ -530,7 +530,7 @@ async fn an_upgrade_goes_through_a_proxy_both_ways() {
 
 #[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn idle_connections_hold_no_buffers() {
-    use super::buffer::ReadBuffer;
+    use crate::buffer::ReadBuffer;
     use std::future::poll_fn;
     let (mut far, near) = duplex(64);
     let mut stream = Stream::Duplex(near);

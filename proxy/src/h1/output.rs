@@ -3,7 +3,7 @@
 //! A head and a small body become one write; a large piece is written from where it lies,
 //! together with what stands before and behind it. Memory is held only while something waits.
 
-use super::buffer::{give_write_buffer, take_write_buffer};
+use crate::buffer::{give_write_buffer, take_write_buffer};
 use crate::stream::Stream;
 use bytes::{Buf, Bytes};
 use std::io::{self, IoSlice};

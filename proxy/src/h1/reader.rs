@@ -3,10 +3,10 @@
 //! Used for requests and for answers alike. Small chunks that lie in the buffer together become
 //! one frame, so a peer that sends a byte per chunk does not make a frame per byte.
 
-use super::buffer::ReadBuffer;
 use super::chunked::{Decoder, Event};
 use super::framing::Framing;
 use super::parse;
+use crate::buffer::ReadBuffer;
 use crate::http::{Frame, Limits};
 use crate::stream::Stream;
 use bytes::{BufMut, Bytes, BytesMut};

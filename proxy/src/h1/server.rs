@@ -7,14 +7,14 @@
 use super::encode::Answering;
 use super::framing::{self, Framing};
 use super::responder::{Responder, Written};
-use super::timer::Timer;
-use super::upgrade;
 use super::wire::{RequestBody, Wire};
 use super::{Incoming, parse};
 use crate::http::{
     Body, BodyError, Known, Limits, Method, Request, RequestHead, Response, StatusCode, Tunnel, Version,
 };
 use crate::stream::Stream;
+use crate::tcp::{self, Meter, Pair};
+use crate::timer::Timer;
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -168,21 +168,22 @@ pub async fn serve<H: Handler, D: Drain>(
                 responder.close(true).await;
                 return Ok(Outcome::Closed);
             }
-            Written::Upgraded(mut tunnel) => {
+            Written::Upgraded(tunnel) => {
                 drop(responder);
-                let (mut stream, first) = take(wire)?;
-                let Tunnel { stream: other, buffered, revocable } = &mut *tunnel;
-                let buffered = std::mem::take(buffered);
-                let copied = upgrade::copy(&mut stream, first, other, buffered, limits.idle_timeout);
-                let revoked = poll_fn(|cx| match revocable {
+                let (stream, first) = take(wire)?;
+                let Tunnel { stream: other, buffered, mut revocable } = *tunnel;
+                let quiet = tcp::Limits { half_closed_max: limits.idle_timeout, idle_max: None };
+                let pair = Pair::new(stream, other);
+                let carried = pair.carry(first, buffered, quiet, Meter::default());
+                let revoked = poll_fn(|cx| match &mut revocable {
                     Some(revocable) => revocable.poll_revoked(cx),
                     None => Poll::Pending,
                 });
                 tokio::select! {
                     biased;
                     () = revoked => {}
-                    copied = copied => {
-                        copied.map_err(ConnectionError::Tunnel)?;
+                    end = carried => if let tcp::End::Broken(error) = end {
+                        return Err(ConnectionError::Tunnel(error));
                     }
                 }
                 return Ok(Outcome::Closed);

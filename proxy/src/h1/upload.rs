@@ -8,10 +8,10 @@
 use super::encode;
 use super::framing::Framing;
 use super::output::Output;
-use super::timer::Timer;
 use super::writer::BodyWriter;
 use crate::http::{Body, BodyError, Known, Request};
 use crate::stream::Stream;
+use crate::timer::Timer;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 

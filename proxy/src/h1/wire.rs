@@ -3,12 +3,12 @@
 //! Loop and body run on one thread, mostly in one task; each borrows the wire for one poll only.
 //! A body knows which exchange it belongs to, so one that outlives its exchange reads nothing.
 
-use super::buffer::ReadBuffer;
 use super::framing::Framing;
 use super::reader::{BodyReader, ReadFault};
-use super::timer::Timer;
+use crate::buffer::ReadBuffer;
 use crate::http::{BodyError, Frame, Limits};
 use crate::stream::Stream;
+use crate::timer::Timer;
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;

@@ -6,15 +6,14 @@
 use super::connection::Connection;
 use super::judge::Marks;
 use super::revoke::Live;
-use crate::h1;
-use crate::outbound::tcp::DEFAULT_HALF_CLOSED_MAX;
 use crate::stream::Stream;
+use crate::tcp::Pair;
 use bytes::Bytes;
 use std::rc::Rc;
 
 /// Carries a connection to the application until both sides have ended, if it may, and for as long as
 /// it may.
-pub async fn carry(connection: Rc<Connection>, mut client: Stream) {
+pub async fn carry(connection: Rc<Connection>, client: Stream) {
     let worker = connection.worker().clone();
     let mut marks = Marks::default();
     let judged = connection.judge_opaque(&worker.policy.current(), &mut marks);
@@ -36,30 +35,33 @@ pub async fn carry(connection: Rc<Connection>, mut client: Stream) {
             detail = denied.detail.as_deref().unwrap_or_default(),
             "opaque connection refused"
         );
+        client.reset_on_close();
         return;
     }
     let application = connection.application().clone();
     // From here on a change of the policy finds it.
     let live = Live::new(connection.clone(), None, Some(application.begin()));
-    let mut server = match application.connect_opaque(&worker).await {
+    let server = match application.connect_opaque(&worker).await {
         Ok(server) => server,
         Err(reason) => {
             worker.metrics.answered(super::DIRECTION, reason);
             tracing::info!(application = %application.address(), reason = reason.label(), "application unreachable");
+            client.reset_on_close();
             return;
         }
     };
     let cells = worker.metrics.tcp_cells(&connection.ends());
     let _open = cells.opened();
-    let copied = h1::copy(&mut client, Bytes::new(), &mut server, Bytes::new(), DEFAULT_HALF_CLOSED_MAX);
-    let copied = async {
+    let limits = worker.shared.settings.tcp.limits();
+    let carried = Pair::new(client, server).carry(Bytes::new(), Bytes::new(), limits, cells.meter());
+    let carried = async {
         tokio::select! {
             biased;
             () = live.ended() => None,
-            copied = copied => Some(copied),
+            end = carried => Some(end),
         }
     };
-    if let Some(Some(Ok((received, sent)))) = worker.shared.drain.until_forced(copied).await {
-        cells.carried(received, sent);
+    if let Some(Some(end)) = worker.shared.drain.until_forced(carried).await {
+        tracing::debug!(source = connection.source(), end = end.as_str(), "opaque connection ended");
     }
 }

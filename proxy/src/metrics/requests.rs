@@ -5,6 +5,7 @@
 
 use super::families::Families;
 use super::{Direction, Ends, Outcome};
+use crate::tcp::Meter;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -60,10 +61,9 @@ impl TcpCells {
         OpenTcp(&self.closed)
     }
 
-    /// Counts bytes, as the server sees them.
-    pub fn carried(&self, received: u64, sent: u64) {
-        self.received.add(received);
-        self.sent.add(sent);
+    /// Counts bytes as they pass, client first: received and sent are the server's words.
+    pub fn meter(&self) -> Meter<'_> {
+        Meter { there: Some(&self.received), back: Some(&self.sent) }
     }
 }
 

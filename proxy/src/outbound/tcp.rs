@@ -6,25 +6,23 @@
 use super::Port;
 use super::balancer::Replica;
 use super::retry::TRIES_MAX;
-use crate::h1;
 use crate::stream::Stream;
+use crate::tcp::Pair;
 use crate::worker::Worker;
 use bytes::Bytes;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use weft_model::reason::Reason;
 
-/// How long a connection may stay half closed and silent (field experience: conntrack forgets such
-/// connections after a minute; applications that half-close on purpose answer at once).
-pub const DEFAULT_HALF_CLOSED_MAX: Duration = Duration::from_secs(300);
-
 /// Carries a connection to the destination until both sides have ended.
-pub async fn carry(worker: &Rc<Worker>, port: &Port, mut client: Stream, buffered: Bytes) {
-    let (replica, mut server) = match connect(worker, port).await {
+pub async fn carry(worker: &Rc<Worker>, port: &Port, client: Stream, buffered: Bytes) {
+    let (replica, server) = match connect(worker, port).await {
         Ok(connected) => connected,
         Err(reason) => {
             worker.metrics.answered(super::DIRECTION, reason);
             tracing::info!(service = %port.labels.host, reason = reason.label(), "opaque connection failed");
+            // As near as it comes to the connection that was refused: an end would look like an answer.
+            client.reset_on_close();
             return;
         }
     };
@@ -32,10 +30,10 @@ pub async fn carry(worker: &Rc<Worker>, port: &Port, mut client: Stream, buffere
     let cells = worker.metrics.tcp_cells(&ends);
     let _open = cells.opened();
     let _in_flight = replica.pool.begin();
-    let copied = h1::copy(&mut client, buffered, &mut server, Bytes::new(), DEFAULT_HALF_CLOSED_MAX);
-    // Told as they pass only at the end: a long connection's bytes are counted when it closes.
-    if let Some(Ok((received, sent))) = worker.shared.drain.until_forced(copied).await {
-        cells.carried(received, sent);
+    let limits = worker.shared.settings.tcp.limits();
+    let carried = Pair::new(client, server).carry(buffered, Bytes::new(), limits, cells.meter());
+    if let Some(end) = worker.shared.drain.until_forced(carried).await {
+        tracing::debug!(service = %port.labels.host, end = end.as_str(), "opaque connection ended");
     }
 }
 

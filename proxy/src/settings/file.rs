@@ -1,7 +1,7 @@
 //! The settings file as it is written. Unknown keys and wrong values are errors with file and line.
 
 use super::capture::{Installer, Mode as CaptureMode};
-use super::flags::{Address, MaybeAddress, Span};
+use super::flags::{Address, MaybeAddress, MaybeSpan, Span};
 use super::{ControlAddress, InboundSettings, ServiceSettings, SettingsError};
 use crate::access_log::Mode;
 use crate::rules::settings::RulesFile;
@@ -62,6 +62,7 @@ pub(super) struct File {
     pub(super) workers: Option<NonZeroUsize>,
     pub(super) drain: Drain,
     pub(super) startup: Startup,
+    pub(super) tcp: Tcp,
     pub(super) log: Option<Parsed<LogFilter>>,
     pub(super) access_log: Option<Parsed<Mode>>,
 }
@@ -121,6 +122,16 @@ pub(super) struct Drain {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(super) struct Startup {
     pub(super) timeout: Option<Parsed<Span>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Tcp {
+    pub(super) keepalive_time: Option<Parsed<Span>>,
+    pub(super) keepalive_interval: Option<Parsed<Span>>,
+    pub(super) user_timeout: Option<Parsed<Span>>,
+    pub(super) half_closed_timeout: Option<Parsed<Span>>,
+    pub(super) idle_timeout: Option<Parsed<MaybeSpan>>,
 }
 
 impl ServiceEntry {

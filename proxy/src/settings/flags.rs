@@ -79,6 +79,21 @@ pub struct Flags {
     /// How long connections wait for the first certificate and configuration [default: 60s].
     #[arg(long, env = "WEFT_STARTUP_TIMEOUT", value_name = "DURATION")]
     pub startup_timeout: Option<Span>,
+    /// Silence on a TCP connection until the kernel probes its peer [default: 30s].
+    #[arg(long, env = "WEFT_TCP_KEEPALIVE_TIME", value_name = "DURATION")]
+    pub tcp_keepalive_time: Option<Span>,
+    /// Between probes that were not answered [default: 10s].
+    #[arg(long, env = "WEFT_TCP_KEEPALIVE_INTERVAL", value_name = "DURATION")]
+    pub tcp_keepalive_interval: Option<Span>,
+    /// How long a peer may leave bytes or probes unacknowledged [default: 60s].
+    #[arg(long, env = "WEFT_TCP_USER_TIMEOUT", value_name = "DURATION")]
+    pub tcp_user_timeout: Option<Span>,
+    /// How long an opaque connection may be silent when one side has ended [default: 5m].
+    #[arg(long, env = "WEFT_TCP_HALF_CLOSED_TIMEOUT", value_name = "DURATION")]
+    pub tcp_half_closed_timeout: Option<Span>,
+    /// How long an opaque connection may be silent, or `none` [default: none].
+    #[arg(long, env = "WEFT_TCP_IDLE_TIMEOUT", value_name = "DURATION")]
+    pub tcp_idle_timeout: Option<MaybeSpan>,
     /// What is logged, for instance info or warn,weft_proxy=debug [default: info].
     #[arg(long, env = "WEFT_LOG", value_name = "FILTER")]
     pub log: Option<LogFilter>,
@@ -98,6 +113,10 @@ pub struct MaybeAddress(pub(super) Option<SocketAddr>);
 /// A duration as the rest of the mesh writes them.
 #[derive(Clone, Copy, Debug)]
 pub struct Span(pub(super) Duration);
+
+/// A duration, or `none`.
+#[derive(Clone, Copy, Debug)]
+pub struct MaybeSpan(pub(super) Option<Duration>);
 
 impl Default for MaybeAddress {
     fn default() -> Self {
@@ -126,5 +145,13 @@ impl FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, String> {
         parse_duration(text).map(Self).map_err(|error| error.to_string())
+    }
+}
+
+impl FromStr for MaybeSpan {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" { Ok(Self(None)) } else { text.parse().map(|Span(span)| Self(Some(span))) }
     }
 }

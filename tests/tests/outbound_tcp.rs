@@ -1,0 +1,241 @@
+//! Opaque bytes: each side's end and reset reach the other, every byte is counted, a dead endpoint is
+//! passed over, sessions are resumed.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use weft_model::reason::Reason;
+use weft_tests::mesh::{Builder, Mesh, Workload, authorization};
+use weft_tests::ports::Port;
+use weft_tests::wait;
+
+/// The application: what it accepts is the test's to use.
+async fn application() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.expect("a free port")
+}
+
+fn store(application: &TcpListener) -> Builder {
+    Builder::default()
+        .service("shop/store")
+        .with_protocol("tcp")
+        .workload(
+            Workload::new("shop/store-1")
+                .serves(application.local_addr().expect("it must have an address"))
+                .protocol("tcp"),
+        )
+        .workload(Workload::new("shop/web-1").calls("shop/store", 80))
+}
+
+async fn dial(mesh: &Mesh) -> TcpStream {
+    let address = mesh.client_of("shop/web-1", "shop/store").address();
+    TcpStream::connect(address).await.expect("the proxy must accept")
+}
+
+/// Both far ends of a connection through the mesh, used once each way.
+async fn connected(mesh: &Mesh, application: &TcpListener) -> (TcpStream, TcpStream) {
+    let mut client = dial(mesh).await;
+    client.write_all(b"hello").await.expect("bytes must pass");
+    let (mut server, _) = wait::within("a connection", application.accept()).await.expect("it must be taken");
+    pass(&mut client, &mut server, 5).await;
+    server.write_all(b"welcome").await.expect("bytes must pass");
+    pass(&mut server, &mut client, 7).await;
+    (client, server)
+}
+
+/// Reads what was written at the other side.
+async fn pass(_from: &mut TcpStream, to: &mut TcpStream, length: usize) {
+    let mut bytes = vec![0; length];
+    wait::within("the bytes", to.read_exact(&mut bytes)).await.expect("bytes must pass");
+}
+
+async fn is_reset(stream: &mut TcpStream) {
+    let error =
+        wait::within("a reset", stream.read_to_end(&mut Vec::new())).await.expect_err("it must break off");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("bytes must pass");
+    drop(stream);
+}
+
+async fn closed(mesh: &Mesh, uid: &str, count: f64) {
+    wait::until("every connection is counted as closed", async || {
+        mesh.proxy(uid).metrics().await.sum("istio_tcp_connections_closed_total", &[]) == count
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn each_sides_end_reaches_the_other_which_may_go_on() {
+    let application = application().await;
+    let mesh = store(&application).start().await;
+    for client_first in [true, false] {
+        let (client, server) = connected(&mesh, &application).await;
+        let (mut first, mut second) = if client_first { (client, server) } else { (server, client) };
+        first.write_all(b"the last of it").await.unwrap();
+        first.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        wait::within("its end", second.read_to_end(&mut heard)).await.unwrap();
+        assert_eq!(heard, b"the last of it");
+        let long = vec![7; 300_000];
+        heard.clear();
+        let answer = async {
+            second.write_all(&long).await.unwrap();
+            second.shutdown().await.unwrap();
+        };
+        let (end, ()) = tokio::join!(wait::within("the other's end", first.read_to_end(&mut heard)), answer);
+        end.unwrap();
+        assert!(heard == long, "{} bytes", heard.len());
+    }
+    for uid in ["shop/web-1", "shop/store-1"] {
+        closed(&mesh, uid, 2.0).await;
+        let metrics = mesh.proxy(uid).metrics().await;
+        assert_eq!(metrics.sum("istio_tcp_connections_opened_total", &[]), 2.0);
+        let sum = |name: &str| metrics.sum(name, &[("request_protocol", "tcp")]);
+        assert_eq!(sum("istio_tcp_received_bytes_total"), 2.0 * 5.0 + 14.0 + 300_000.0);
+        assert_eq!(sum("istio_tcp_sent_bytes_total"), 2.0 * 7.0 + 14.0 + 300_000.0);
+    }
+}
+
+#[tokio::test]
+async fn each_sides_reset_reaches_the_other_as_a_reset() {
+    let application = application().await;
+    let mesh = store(&application).start().await;
+    for client_resets in [true, false] {
+        let (client, server) = connected(&mesh, &application).await;
+        let (first, mut second) = if client_resets { (client, server) } else { (server, client) };
+        reset(first);
+        is_reset(&mut second).await;
+    }
+    for uid in ["shop/web-1", "shop/store-1"] {
+        closed(&mesh, uid, 2.0).await;
+    }
+}
+
+#[tokio::test]
+async fn bytes_count_while_a_connection_is_open_and_when_it_is_cut() {
+    let application = application().await;
+    let mesh = store(&application).start().await;
+    let (mut client, mut server) = connected(&mesh, &application).await;
+    let counted = async |received: f64, sent: f64| {
+        for uid in ["shop/web-1", "shop/store-1"] {
+            wait::until("the bytes are counted", async || {
+                let metrics = mesh.proxy(uid).metrics().await;
+                metrics.sum("istio_tcp_received_bytes_total", &[]) == received
+                    && metrics.sum("istio_tcp_sent_bytes_total", &[]) == sent
+            })
+            .await;
+        }
+    };
+    counted(5.0, 7.0).await;
+    client.write_all(&[1; 1000]).await.unwrap();
+    pass(&mut client, &mut server, 1000).await;
+    counted(1005.0, 7.0).await;
+    mesh.write_policy("policy", &authorization("nobody", "store", "DENY", "[{}]"));
+    is_reset(&mut client).await;
+    is_reset(&mut server).await;
+    counted(1005.0, 7.0).await;
+    for uid in ["shop/web-1", "shop/store-1"] {
+        closed(&mesh, uid, 1.0).await;
+    }
+    let labels = [("direction", "inbound"), ("reason", Reason::AuthorizationDenied.label())];
+    assert_eq!(mesh.proxy("shop/store-1").metrics().await.sum("weft_answers_total", &labels), 1.0);
+}
+
+#[tokio::test]
+async fn who_is_denied_is_reset_and_the_application_sees_nothing() {
+    let application = application().await;
+    let deny = authorization("nobody", "store", "DENY", "[{}]");
+    let mesh = store(&application).policy("deny", &deny).start().await;
+    for _ in 0..3 {
+        let mut client = dial(&mesh).await;
+        let _ = client.write_all(b"hello").await;
+        is_reset(&mut client).await;
+    }
+    let metrics = mesh.proxy("shop/store-1").metrics().await;
+    let labels = [("direction", "inbound"), ("reason", Reason::AuthorizationDenied.label())];
+    assert_eq!(metrics.sum("weft_answers_total", &labels), 3.0);
+    assert_eq!(metrics.sum("weft_upstream_connections_total", &[("direction", "inbound")]), 0.0);
+    assert_eq!(metrics.sum("istio_tcp_connections_opened_total", &[]), 0.0);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_not_there_is_passed_over_at_connect() {
+    let application = application().await;
+    let gone = Port::claim();
+    let mesh = store(&application)
+        .workload(
+            Workload::new("shop/store-2")
+                .account("store")
+                .label("app", "store")
+                .serves(gone.address())
+                .protocol("tcp")
+                .impostor(),
+        )
+        .start()
+        .await;
+    for _ in 0..20 {
+        let (client, server) = connected(&mesh, &application).await;
+        drop((client, server));
+    }
+    let metrics = mesh.proxy("shop/web-1").metrics().await;
+    let labels = [("direction", "outbound"), ("outcome", Reason::ConnectFailed.label())];
+    assert!(
+        metrics.sum("weft_upstream_connections_total", &labels) > 0.0,
+        "the dead one must have been tried"
+    );
+    assert_eq!(metrics.sum("weft_answers_total", &[("direction", "outbound")]), 0.0);
+}
+
+#[tokio::test]
+async fn a_destination_without_a_live_endpoint_is_a_reset_with_a_reason() {
+    let application = application().await;
+    let mut mesh = store(&application).start().await;
+    mesh.proxy_mut("shop/store-1").kill();
+    let mut client = dial(&mesh).await;
+    client.write_all(b"hello").await.unwrap();
+    is_reset(&mut client).await;
+    let metrics = mesh.proxy("shop/web-1").metrics().await;
+    let labels = [("direction", "outbound"), ("reason", Reason::ConnectFailed.label())];
+    assert_eq!(metrics.sum("weft_answers_total", &labels), 1.0);
+}
+
+#[tokio::test]
+async fn the_second_connection_between_two_proxies_resumes_the_first_ones_session() {
+    let application = application().await;
+    let mesh = store(&application).start().await;
+    for _ in 0..5 {
+        let (mut client, mut server) = connected(&mesh, &application).await;
+        // The ticket comes with the first bytes; an end both ways leaves nothing under way.
+        client.shutdown().await.unwrap();
+        server.shutdown().await.unwrap();
+        wait::within("the end", client.read_to_end(&mut Vec::new())).await.unwrap();
+    }
+    for (uid, direction) in [("shop/web-1", "outbound"), ("shop/store-1", "inbound")] {
+        let metrics = mesh.proxy(uid).metrics().await;
+        let handshakes = |resumed: &str| {
+            let labels = [("direction", direction), ("alpn", "weft1-tcp"), ("resumed", resumed)];
+            metrics.sum("weft_tls_handshakes_total", &labels)
+        };
+        assert_eq!((handshakes("false"), handshakes("true")), (1.0, 4.0), "{uid}");
+    }
+}
+
+#[tokio::test]
+async fn many_short_connections_leave_none_behind() {
+    const CONNECTIONS: usize = 500;
+    let application = application().await;
+    let mesh = store(&application).start().await;
+    for _ in 0..CONNECTIONS {
+        let (client, server) = connected(&mesh, &application).await;
+        drop((client, server));
+    }
+    for uid in ["shop/web-1", "shop/store-1"] {
+        closed(&mesh, uid, CONNECTIONS as f64).await;
+        let metrics = mesh.proxy(uid).metrics().await;
+        assert_eq!(metrics.sum("weft_connections_open", &[]), 0.0, "{uid}");
+        assert_eq!(metrics.sum("weft_answers_total", &[]), 0.0, "{uid}");
+    }
+}
