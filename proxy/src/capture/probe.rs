@@ -152,7 +152,7 @@ impl Prober {
             Family::Ipv4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
             Family::Ipv6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
         };
-        let dialler = Dialler::new(self.shared.settings.control.bypass);
+        let dialler = Dialler::new(self.shared.settings.control.bypass, self.shared.settings.tcp);
         let call = async {
             let mut stream = match dialler.connect(SocketAddr::new(ip, PROBE_PORT)).await {
                 Ok(stream) => stream,
