@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The peers that can be turned off.
-pub const NAMES: [&str; 5] = ["curl", "openssl", "h2load", "grpcio", "websockets"];
+pub const NAMES: [&str; 6] = ["curl", "openssl", "h2load", "python", "grpcio", "websockets"];
 
 /// The program of a peer. `None`: it is turned off by name.
 pub fn find(name: &str) -> Option<PathBuf> {
@@ -28,6 +28,7 @@ pub fn find(name: &str) -> Option<PathBuf> {
     let found = match name {
         "grpcio" => python("grpc"),
         "websockets" => python("websockets"),
+        "python" => on_path("python3"),
         program => on_path(program),
     };
     let switch = format!("run tests/peers/install.sh, or turn it off with WEFT_PEERS_SKIP={name}");
@@ -64,15 +65,20 @@ pub async fn succeed(program: &Path, arguments: &[&str]) -> Ended {
 
 /// Runs a peer.
 pub async fn run(program: &Path, arguments: &[&str]) -> Ended {
-    let mut command = Command::new(program);
+    let mut command = unproxied(program);
     command.args(arguments);
-    // A proxy of the machine's own must not come between.
+    process::run(command).await
+}
+
+/// A peer's command. A proxy of the machine's own must not come between.
+pub fn unproxied(program: &Path) -> Command {
+    let mut command = Command::new(program);
     for name in
         ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"]
     {
         command.env_remove(name);
     }
-    process::run(command).await
+    command
 }
 
 fn on_path(program: &str) -> Option<PathBuf> {

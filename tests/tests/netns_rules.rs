@@ -553,6 +553,7 @@ fn nft_makes_the_same_rules_of_the_printed_text() {
         for bypass in ["mark:0x77", "uid:2102", "gid:2102"] {
             let mut flags = vec!["--bypass", bypass];
             lines.iter().for_each(|line| flags.extend(["--line", line]));
+            flags.extend(["--tcp-probe-node", "192.0.2.0/24,2001:db8::/64", "--tcp-probe-port", "5432,6379"]);
             let (code, text, said) = command(&scene.app, &[&["print"][..], &flags].concat());
             assert_eq!((code, said.as_str()), (0, ""));
             let directory = tempfile::tempdir().unwrap();

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
 use weft_model::endpoints::{Endpoint, Health, Wire};
 use weft_model::names::ResourceName;
+use weft_model::probe::{Check, Probe};
 use weft_model::service::Protocol;
 
 /// Everything.
@@ -78,14 +79,34 @@ fn own(policy: &Policy) -> Value {
             "authorizations": names(&workload.authorizations),
             "peerAuthentications": names(&workload.peer_authentications),
             "requestAuthentications": names(&workload.request_authentications),
+            "probes": workload.probes.iter().map(probe).collect::<Vec<_>>(),
         })
     });
     json!({
         "generation": policy.generation.as_ref().map(ToString::to_string),
         "stale": policy.stale,
         "tooOld": policy.too_old,
+        "nodeCidrs": policy.config.node_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "workload": workload,
     })
+}
+
+fn probe(probe: &Probe) -> Value {
+    let port = probe.port;
+    match &probe.check {
+        Check::Http(check) => json!({
+            "port": port,
+            "kind": "http",
+            "path": check.path(),
+            "query": check.query(),
+            "host": check.authority(),
+            // Their values may be secrets.
+            "headers": check.fields().map(|(name, _)| name).collect::<Vec<_>>(),
+        }),
+        Check::Https => json!({ "port": port, "kind": "https" }),
+        Check::Grpc(check) => json!({ "port": port, "kind": "grpc", "service": check.service() }),
+        Check::Tcp => json!({ "port": port, "kind": "tcp" }),
+    }
 }
 
 fn destinations(policy: &Policy) -> Vec<Value> {
