@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod authorize;
 mod certificates;
 mod contender;
 mod counters;
@@ -34,6 +35,8 @@ struct Arguments {
 enum Role {
     /// Measure contenders in interleaved rounds
     Run(run::Options),
+    /// Measure what a verdict and what compiling policies costs
+    Authorize(authorize::Options),
     /// List the contenders and say how to install the missing ones
     List,
     /// Be the application behind the proxies (started by `run`)
@@ -45,6 +48,7 @@ enum Role {
 fn main() -> ExitCode {
     let result = match Arguments::parse().role {
         Role::Run(options) => run::run(&options),
+        Role::Authorize(options) => authorize::authorize(&options).map(|()| true),
         Role::List => {
             report::contenders(&contender::all());
             Ok(true)

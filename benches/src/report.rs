@@ -17,6 +17,11 @@ const REFERENCE: &str = "envoy-h2";
 /// With more of the machine taken by others than this in the median round, figures are called noisy.
 const NOISE_SHARE: f64 = 0.05;
 
+/// Lines that are ready to be read.
+pub(crate) fn text(text: &str) {
+    print!("{text}");
+}
+
 pub(crate) fn failure(error: &anyhow::Error) {
     eprintln!("weft-bench: {error:#}");
 }

@@ -22,8 +22,8 @@ pub enum StringMatch {
 /// The longest template: judging one goes as deep as it has segments.
 const TEMPLATE_LENGTH_MAX: usize = 1024;
 
-/// A path of literal segments, `{*}` for one segment and `{**}` for any number of them, at most once.
-/// A segment may have a literal before and after its `{*}` (Envoy's URI templates).
+/// A path of literal segments, `{*}` for one segment and, as the last operator, `{**}` for any number of
+/// them (Envoy's URI templates, as Istio takes them: an operator is a segment of its own).
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct PathTemplate {
     text: Box<str>,
@@ -33,8 +33,8 @@ pub struct PathTemplate {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 enum Segment {
     Literal(Box<str>),
-    One { before: Box<str>, after: Box<str> },
-    Rest { after: Box<str> },
+    One,
+    Rest,
 }
 
 impl StringMatch {
@@ -101,39 +101,28 @@ impl fmt::Display for StringMatch {
 }
 
 impl PathTemplate {
-    /// Reads a template. Refused: braces that are neither operator, two operators in a segment, two
-    /// `{**}`, anything after `{**}` in the path but a literal ending, a path without leading `/`, and
-    /// what is longer than 1,024 bytes.
+    /// Reads a template. Refused, as by Istio: `*`, `{` or `}` other than in an operator, other letters in
+    /// an operator's segment, an operator after `{**}`, a path without leading `/`; and what is longer than
+    /// 1,024 bytes.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
         let refused = || InvalidName::new("path template", text);
         let rest = text.strip_prefix('/').ok_or_else(refused)?;
         if text.len() > TEMPLATE_LENGTH_MAX {
             return Err(refused());
         }
-        if text.contains('*') && text.replace("{**}", "").replace("{*}", "").contains('*') {
-            return Err(refused());
-        }
         let mut segments = Vec::new();
         let mut rest_seen = false;
         for segment in rest.split('/') {
-            let parsed = if let Some((before, after)) = segment.split_once("{**}") {
-                if rest_seen || !before.is_empty() {
-                    return Err(refused());
-                }
-                rest_seen = true;
-                Segment::Rest { after: after.into() }
-            } else if let Some((before, after)) = segment.split_once("{*}") {
-                Segment::One { before: before.into(), after: after.into() }
-            } else {
-                Segment::Literal(segment.into())
+            let parsed = match segment {
+                "{*}" => Segment::One,
+                "{**}" => Segment::Rest,
+                literal if literal.contains(['*', '{', '}']) => return Err(refused()),
+                literal => Segment::Literal(literal.into()),
             };
-            let literals: [&str; 2] = match &parsed {
-                Segment::Literal(text) | Segment::Rest { after: text } => [text, ""],
-                Segment::One { before, after } => [before, after],
-            };
-            if literals.iter().any(|literal| literal.contains(['{', '}'])) {
+            if rest_seen && !matches!(parsed, Segment::Literal(_)) {
                 return Err(refused());
             }
+            rest_seen |= parsed == Segment::Rest;
             segments.push(parsed);
         }
         Ok(Self { text: text.into(), segments })
@@ -151,44 +140,43 @@ impl PathTemplate {
 
     /// Whether the path matches, all of it.
     pub fn matches(&self, path: &str) -> bool {
-        let Some(path) = path.strip_prefix('/') else { return false };
-        Self::matches_from(&self.segments, path)
-    }
-
-    fn matches_from(segments: &[Segment], path: &str) -> bool {
-        let Some((first, others)) = segments.split_first() else { return false };
-        if let Segment::Rest { after } = first {
-            if others.is_empty() {
-                return path.ends_with(&**after);
+        let Some(mut path) = path.strip_prefix('/') else { return false };
+        let mut segments = self.segments.iter();
+        while let Some(segment) = segments.next() {
+            if *segment == Segment::Rest {
+                return Self::ends_with(segments.as_slice(), path);
             }
-            // One `{**}` at most, so trying each place for the remainder stays linear in segments.
-            let mut tail = path;
-            loop {
-                let Some((head, next)) = tail.split_once('/') else { return false };
-                if head.ends_with(&**after) && Self::matches_from(others, next) {
-                    return true;
-                }
-                tail = next;
+            let (head, tail) = match path.split_once('/') {
+                Some((head, tail)) => (head, Some(tail)),
+                None => (path, None),
+            };
+            let matched = match segment {
+                Segment::Literal(text) => head == &**text,
+                Segment::One => !head.is_empty(),
+                Segment::Rest => false,
+            };
+            if !matched {
+                return false;
+            }
+            match tail {
+                Some(tail) => path = tail,
+                None => return segments.as_slice().is_empty(),
             }
         }
-        let (head, tail) = match path.split_once('/') {
-            Some((head, tail)) => (head, Some(tail)),
-            None => (path, None),
-        };
-        let matched = match first {
-            Segment::Literal(text) => head == &**text,
-            Segment::One { before, after } => {
-                head.len() > before.len() + after.len()
-                    && head.starts_with(&**before)
-                    && head.ends_with(&**after)
-            }
-            Segment::Rest { .. } => false,
-        };
-        matched
-            && match tail {
-                Some(tail) => Self::matches_from(others, tail),
-                None => others.is_empty(),
-            }
+        // There is more of the path than of the template.
+        false
+    }
+
+    // Whether the path ends with these literals, each behind a `/`.
+    fn ends_with(literals: &[Segment], mut path: &str) -> bool {
+        for segment in literals.iter().rev() {
+            let Segment::Literal(text) = segment else { return false };
+            let Some(rest) = path.strip_suffix(&**text).and_then(|rest| rest.strip_suffix('/')) else {
+                return false;
+            };
+            path = rest;
+        }
+        true
     }
 }
 
@@ -223,13 +211,29 @@ mod tests {
             ("/{*}/baz/foo.txt", "/bar/baz/foo.txt", true),
             ("/{**}/foo.txt", "/a/b/foo.txt", true),
             ("/{**}/foo.txt", "/a/b/foo.txt/c", false),
-            ("/v{*}/x", "/v1/x", true),
-            ("/v{*}/x", "/v/x", false),
+            ("/{**}/foo.txt", "/foo.txt", false),
+            ("/{**}/foo.txt", "//foo.txt", true),
+            ("/{**}/a/b", "/x/a/a/b", true),
+            ("/{**}/a/b", "/a/b", false),
+            ("/a/{**}", "/a", false),
+            ("/{**}", "/", true),
+            ("/{*}", "/", false),
         ];
         for (template, path, expected) in cases {
             assert_eq!(PathTemplate::parse(template).unwrap().matches(path), expected, "{template} {path}");
         }
-        for bad in ["foo/{*}", "/{**}/{**}", "/a{**}", "/{name}", "/{*}{*}", "/a*/{*}", "/{"] {
+        for bad in [
+            "foo/{*}",
+            "/{**}/{**}",
+            "/a{**}",
+            "/{name}",
+            "/{*}{*}",
+            "/a*/{*}",
+            "/{",
+            "/{*}.txt",
+            "/v{*}",
+            "/{**}/a/{*}",
+        ] {
             assert!(PathTemplate::parse(bad).is_err(), "{bad}");
         }
     }

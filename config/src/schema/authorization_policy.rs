@@ -270,7 +270,10 @@ fn path(value: Value<'_>) -> Option<StringMatch> {
     }
     let Ok(parsed) = StringMatch::parse_path(text.value) else {
         let message = format!("{} is not a path template", quoted(text.value));
-        value.error_hint(message, "`{*}` stands for one segment, `{**}` once for any number of them");
+        value.error_hint(
+            message,
+            "`{*}` stands for a segment of its own, `{**}` for any number of them, as the last operator",
+        );
         return None;
     };
     if text.value.contains(['?', '#']) {

@@ -130,6 +130,15 @@ impl Rule {
         action != Action::Allow || !self.needs_http()
     }
 
+    /// Whether it matches: one source, one operation and every condition.
+    pub(super) fn matches(&self, facts: &Facts<'_>, action: Action) -> bool {
+        let none = Settled::default();
+        (facts.http.is_some() || self.can_be_opaque(action))
+            && any(&self.sources, |source| source.holds(facts, action, none, &mut Stop))
+            && any(&self.operations, |operation| operation.holds(facts, none, &mut Stop))
+            && self.conditions_hold(facts, action, &mut Stop)
+    }
+
     pub(super) fn conditions_hold<'a>(
         &'a self,
         facts: &Facts<'_>,

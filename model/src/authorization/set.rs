@@ -188,6 +188,15 @@ impl AuthorizationSet {
         }
     }
 
+    /// Every rule that matches, whatever its policy does, by looking at each: for tools.
+    pub fn matching<'a>(&'a self, facts: &Facts<'_>) -> impl Iterator<Item = Decider<'a>> {
+        self.policies.iter().flat_map(move |policy| {
+            let rules = policy.rules.iter().enumerate();
+            let matching = rules.filter(|(_, rule)| rule.matches(facts, policy.action));
+            matching.map(|(rule, _)| Decider { policy, rule })
+        })
+    }
+
     /// Of the enforced ALLOW rules the one that failed on least: why something is not allowed. Looks
     /// at so many sources, operations and conditions at most.
     pub fn nearest_miss(&self, facts: &Facts<'_>, budget: usize) -> Option<NearestMiss<'_>> {
