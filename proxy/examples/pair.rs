@@ -189,6 +189,7 @@ fn main() {
             arrivals: None,
             readiness,
             probes: Default::default(),
+            plaintext_clients: Default::default(),
             families: Families::new(&registry).expect("families must be made"),
             access_log: AccessLog::to_stdout(Mode::Errors).expect("a thread must start"),
             settings: settings.clone(),

@@ -127,6 +127,7 @@ pub fn run(settings: Settings, log: Option<LogHandle>) -> Result<(), AppError> {
         drain: watch,
         probes: Probes::default(),
         arrivals: arrivals.clone(),
+        plaintext_clients: Default::default(),
         readiness: readiness.clone(),
         admitting,
     });

@@ -218,13 +218,8 @@ impl Observed {
 
 impl LocalBody for Observed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
-        if let Some(live) = self.record.as_ref().and_then(|record| record.live.as_ref())
-            && live.poll_revoked(cx).is_ready()
-        {
-            let reason = live.reason().unwrap_or(Reason::AuthorizationDenied);
-            self.body = Body::Empty;
-            self.tell(Some(reason));
-            return Poll::Ready(Some(Err(BodyError::new(reason))));
+        if let Poll::Ready(error) = self.poll_broken(cx) {
+            return Poll::Ready(Some(Err(error)));
         }
         let frame = self.body.poll_frame(cx);
         match &frame {
@@ -257,6 +252,18 @@ impl LocalBody for Observed {
 
     fn poll_progress(&mut self, cx: &mut Context<'_>) {
         self.body.poll_progress(cx);
+    }
+
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        if let Some(live) = self.record.as_ref().and_then(|record| record.live.as_ref())
+            && live.poll_revoked(cx).is_ready()
+        {
+            let reason = live.reason().unwrap_or(Reason::AuthorizationDenied);
+            self.body = Body::Empty;
+            self.tell(Some(reason));
+            return Poll::Ready(BodyError::new(reason));
+        }
+        Poll::Pending
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {

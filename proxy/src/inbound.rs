@@ -9,6 +9,7 @@ pub mod applications;
 pub mod connection;
 pub mod http;
 pub mod judge;
+pub mod plaintext;
 pub mod probe;
 pub mod probe_https;
 pub mod probe_rules;
@@ -100,6 +101,9 @@ async fn serve_mesh(
         Ok(accepted) => accepted,
         Err(error) => {
             worker.connections.plaintext("refused");
+            let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+            let (policy, clients) = (worker.policy.current(), &worker.shared.plaintext_clients);
+            clients.note(&policy, client.ip(), local.port(), plaintext::Verdict::Refused);
             tracing::info!(%client, %error, "inbound handshake failed");
             return;
         }
@@ -137,12 +141,19 @@ async fn serve_plaintext(
     let drain = worker.shared.drain.clone();
     let connection = Rc::new(Connection::new(worker.clone(), application, client, local, None));
     let policy = worker.policy.current();
-    worker.connections.plaintext(match connection.admit(&policy) {
-        Ok(()) => "admitted",
-        // Its probes are let through, and nothing else of it.
-        Err(_) if connection.is_from_node(&policy) => "node",
-        Err(_) => "refused",
-    });
+    let admitted = connection.admit(&policy).is_ok();
+    // Of a node that is refused the probes are let through, and nothing else: no client to look after.
+    if !admitted && connection.is_from_node(&policy) {
+        worker.connections.plaintext("node");
+    } else {
+        let (verdict, noted) = match admitted {
+            true => ("admitted", plaintext::Verdict::Admitted),
+            false => ("refused", plaintext::Verdict::Refused),
+        };
+        worker.connections.plaintext(verdict);
+        let clients = &worker.shared.plaintext_clients;
+        clients.note(&policy, connection.client().ip(), local.port(), noted);
+    }
     drop(policy);
     let inbound = Rc::new(Inbound::new(connection));
     if spoken == Spoken::Http2 {

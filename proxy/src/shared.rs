@@ -5,6 +5,7 @@
 
 use crate::access_log::AccessLog;
 use crate::capture::Arrivals;
+use crate::inbound::plaintext;
 use crate::inbound::probe::Probes;
 use crate::metrics::Families;
 use crate::policy;
@@ -39,6 +40,8 @@ pub struct Shared {
     pub probes: Probes,
     /// What came by redirection. `None` in the explicit mode.
     pub arrivals: Option<Arc<Arrivals>>,
+    /// Who comes without mutual TLS. Locked once per plaintext connection.
+    pub plaintext_clients: plaintext::Clients,
     /// What is missing before this proxy is ready.
     pub readiness: Readiness,
     /// Set once connections may be accepted.

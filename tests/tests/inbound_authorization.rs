@@ -231,6 +231,33 @@ async fn plaintext_is_refused_under_strict_and_passes_under_permissive() {
 }
 
 #[tokio::test]
+async fn plaintext_clients_are_named_once_in_the_log_and_counted_in_the_dump() {
+    let application = Application::start("cart-1").await;
+    let mesh = Builder::pair(application.address())
+        .policy("tls", &peer_authentication("cart", "cart", "PERMISSIVE"))
+        .start()
+        .await;
+    let server = mesh.proxy("shop/cart-1");
+    let plain = Client::direct(server.inbound());
+    for _ in 0..3 {
+        plain.get(CART).await.passed();
+    }
+    web(&mesh).get(CART).await.passed();
+    let dump = weft_tests::client::fetch(server.admin(), "/dump").await.unwrap();
+    let dump: serde_json::Value = serde_json::from_str(&dump.text()).unwrap();
+    let clients = dump["plaintextClients"]["clients"].as_array().unwrap();
+    let [client] = clients.as_slice() else { panic!("callers with a sidecar are none: {clients:?}") };
+    assert_eq!(client["address"], "127.0.0.1");
+    assert_eq!((client["admitted"].as_u64(), client["refused"].as_u64()), (Some(3), Some(0)));
+    assert_eq!(client["port"].as_u64(), Some(server.inbound().port().into()));
+    let lines = server.process().log().matches("a client comes without mutual TLS").count();
+    assert_eq!(lines, 1, "a client is told once");
+    let metrics = server.metrics().await;
+    let samples: Vec<_> = metrics.find("weft_inbound_plaintext_connections_total", &[]).collect();
+    assert!(samples.iter().all(|sample| sample.labels.keys().eq(["verdict"])), "{samples:?}");
+}
+
+#[tokio::test]
 async fn plaintext_has_no_identity_whatever_it_claims() {
     let application = Application::start("cart-1").await;
     let rules = "[{ from: [{ source: { principals: ['cluster.local/ns/shop/sa/web'] } }] }]";

@@ -1,6 +1,6 @@
 //! What is open when the policy changes: what is now denied is closed, all else lives.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use weft_model::reason::Reason;
@@ -148,4 +148,91 @@ async fn an_opaque_connection_that_is_now_denied_is_closed_and_another_lives() {
         metrics.sum("istio_tcp_received_bytes_total", &[("destination_service_name", "store")]) >= 10.0
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_its_answer_is_denied_at_once_and_another_waits_on() {
+    let application = Application::start("cart-1").await;
+    let mesh = cart(&application).await;
+    let waiting = async |client: Client, gate: &str| {
+        let mut connection = client.connect().await.unwrap();
+        let request = Request::get("http://cart.shop/items").field("x-test-gate", gate);
+        connection.begin(&request).await.unwrap();
+        application.arrived(gate).await;
+        connection
+    };
+    let mut web = waiting(mesh.client("shop/web-1"), "web").await;
+    let mut admin = waiting(mesh.client("ops/admin-1"), "admin").await;
+    mesh.write_policy("policy", &authorization("no-admin", "cart", "DENY", DENY_ADMIN));
+    // The application keeps its gate shut: nothing but the policy can end this.
+    let denied = wait::within("an answer", admin.finish("GET")).await.unwrap();
+    denied.refused_with(Reason::AuthorizationDenied);
+    application.open("web");
+    web.finish("GET").await.unwrap().passed();
+    let server = mesh.proxy("shop/cart-1");
+    let metrics = server.metrics().await;
+    let labels = [("direction", "inbound"), ("reason", Reason::AuthorizationDenied.label())];
+    assert_eq!(metrics.sum("weft_answers_total", &labels), 1.0, "one was denied, and counted once");
+    wait::until("the access log says by which policy", async || {
+        server.access_log().iter().any(|line| {
+            line["detail"].as_str().is_some_and(|detail| detail.starts_with("shop/no-admin rule 0 ("))
+        })
+    })
+    .await;
+}
+
+/// Waits until nothing more arrives: what the client does not read has filled every buffer there is.
+async fn blocked(read: &OwnedReadHalf) {
+    let mut peeked = vec![0; 16 << 20];
+    let (mut before, mut same, start) = (0, 0, Instant::now());
+    while same < 20 {
+        assert!(start.elapsed() < wait::SOON, "the sender never blocks");
+        let now = wait::within("something to read", read.peek(&mut peeked)).await.unwrap();
+        same = if now == before { same + 1 } else { 0 };
+        before = now;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_has_stopped_reading_is_cut_off_all_the_same() {
+    let application = Application::start("cart-1").await;
+    let mesh = Builder::pair(application.address())
+        .workload(Workload::new("ops/admin-1"))
+        .policy("tls", &peer_authentication("cart", "cart", "PERMISSIVE"))
+        .start()
+        .await;
+    let plain = Client::direct(mesh.proxy("shop/cart-1").inbound());
+    for (client, path) in [(mesh.client("ops/admin-1"), "/bytes/400000001"), (plain, "/bytes/400000002")] {
+        let mut connection = client.connect().await.unwrap();
+        connection.begin(&Request::get(&format!("http://cart.shop{path}"))).await.unwrap();
+        assert_eq!(connection.head().await.unwrap().status(), 200);
+        let (mut read, _, _write) = connection.into_parts();
+        blocked(&read).await;
+        let deny = "[{ from: [{ source: { principals: [cluster.local/ns/ops/sa/admin] } }, { source: { notPrincipals: ['*'] } }] }]";
+        mesh.write_policy("policy", &authorization("no-admin", "cart", "DENY", deny));
+        let server = mesh.proxy("shop/cart-1");
+        // Far sooner than a stalled client is given up.
+        wait::until("its end is logged, with the reason", async || {
+            server
+                .access_log()
+                .iter()
+                .any(|line| line["path"] == path && line["reason"] == Reason::AuthorizationDenied.label())
+        })
+        .await;
+        let mut rest = vec![0; 1 << 20];
+        let mut count = 0_u64;
+        while let Ok(length) = wait::within("the end", read.read(&mut rest)).await {
+            count += length as u64;
+            if length == 0 {
+                break;
+            }
+        }
+        assert!(count < 400_000_000, "{path}: all of it came");
+        mesh.remove_policy("policy");
+        wait::until("all may call again", async || {
+            client.get("http://cart.shop/items").await.status() == 200
+        })
+        .await;
+    }
 }

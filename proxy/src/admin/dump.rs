@@ -7,7 +7,7 @@ use crate::tls::own::OwnResolver;
 use serde_json::{Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
 use weft_model::endpoints::{Endpoint, Health, Wire};
-use weft_model::names::ResourceName;
+use weft_model::names::{ResourceName, WorkloadUid};
 use weft_model::probe::{Check, Probe};
 use weft_model::service::Protocol;
 
@@ -31,6 +31,7 @@ pub fn dump(shared: &Shared) -> Value {
         "certificate": shared.tls.certificate().map(|own| certificate(&own)),
         "trustDomains": shared.tls.trust_domains().iter().map(ToString::to_string).collect::<Vec<_>>(),
         "policy": own(&policy),
+        "plaintextClients": plaintext_clients(shared),
         "destinations": destinations(&policy),
     })
 }
@@ -107,6 +108,24 @@ fn probe(probe: &Probe) -> Value {
         Check::Grpc(check) => json!({ "port": port, "kind": "grpc", "service": check.service() }),
         Check::Tcp => json!({ "port": port, "kind": "tcp" }),
     }
+}
+
+fn plaintext_clients(shared: &Shared) -> Value {
+    let (clients, others) = shared.plaintext_clients.list();
+    let clients: Vec<Value> = clients
+        .iter()
+        .map(|client| {
+            json!({
+                "address": client.address.to_string(),
+                "port": client.port,
+                "workload": client.workload.as_ref().map(WorkloadUid::as_str),
+                "admitted": client.admitted,
+                "refused": client.refused,
+                "secondsAgo": client.last.elapsed().as_secs(),
+            })
+        })
+        .collect();
+    json!({ "clients": clients, "connectionsOfOthers": others })
 }
 
 fn destinations(policy: &Policy) -> Vec<Value> {

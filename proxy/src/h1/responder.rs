@@ -78,7 +78,8 @@ impl Responder {
         let mut writer = BodyWriter::new(framing);
         if let Err(error) = poll_fn(|cx| self.poll_write(&mut writer, &mut body, cx)).await {
             let started = self.output.started();
-            if framing == Framing::Close && started {
+            // An end would look like a complete body, and what the client never took is not for it.
+            if started && (framing == Framing::Close || !self.output.is_empty()) {
                 self.reset();
             }
             return Err((error, started));
@@ -152,6 +153,9 @@ impl Responder {
                     let timeout = wire.limits.stall_timeout;
                     drop(wire);
                     body.poll_progress(cx);
+                    if let Poll::Ready(error) = body.poll_broken(cx) {
+                        return Poll::Ready(Err(ConnectionError::Answer(error)));
+                    }
                     if self.output.waiting() < waiting {
                         self.timer.set(timeout);
                     }

@@ -164,6 +164,9 @@ impl Outgoing {
             Poll::Ready(Some(Err(_)) | None) => self.poll_reset(cx).map_ok(|()| 0),
             Poll::Pending => {
                 self.body.poll_progress(cx);
+                if let Poll::Ready(error) = self.body.poll_broken(cx) {
+                    return Poll::Ready(Err(OutgoingError::Body(error)));
+                }
                 self.stall.poll(cx).map(|()| Err(OutgoingError::Stalled))
             }
         }

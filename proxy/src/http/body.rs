@@ -86,6 +86,11 @@ pub trait LocalBody {
     /// As [`Body::poll_progress`].
     fn poll_progress(&mut self, _cx: &mut Context<'_>) {}
 
+    /// As [`Body::poll_broken`].
+    fn poll_broken(&mut self, _cx: &mut Context<'_>) -> Poll<BodyError> {
+        Poll::Pending
+    }
+
     /// As [`Body::poll_finish`].
     fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
@@ -118,6 +123,15 @@ impl Body {
             Self::H1(body) => body.poll_progress(cx),
             Self::H2(body) => body.poll_progress(cx),
             Self::Boxed(body) => body.poll_progress(cx),
+        }
+    }
+
+    /// Ready when the body must end, asked by a writer that is blocked on its own socket: a client that
+    /// takes nothing must not keep open what it may not have any more.
+    pub fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        match self {
+            Self::Boxed(body) => body.poll_broken(cx),
+            _ => Poll::Pending,
         }
     }
 

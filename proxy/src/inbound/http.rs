@@ -9,14 +9,14 @@
 //! | authorization | the newest policy, on each request |
 //! | hop-by-hop fields removed, identity header set | after the rules saw the request whole |
 //! | application | at its own address, by the protocol it speaks |
-//! | judged again, if the policy changed meanwhile | an answer is not for who may no longer ask |
+//! | judged again at each change of the policy until the answer has ended | an answer is not for who may no longer ask |
 //! | answer: internal fields removed | an application cannot speak as the mesh |
 //! | record | last, so that it sees the answer that the client sees |
 
 use super::DIRECTION;
 use super::connection::Connection;
 use super::judge::{Denied, Marks};
-use super::probe::{self, Pass};
+use super::probe;
 use super::revoke::{self, Live};
 use crate::exchange::{Logged, Record, RequestBytes, count_request, observe};
 use crate::h1::{Delivered, Handler};
@@ -24,6 +24,8 @@ use crate::http::respond::{self, strip_internal};
 use crate::http::{Body, Known, Request, RequestHead, Response};
 use crate::policy::Policy;
 use crate::pool::Wire;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Instant;
 use weft_model::reason::Reason;
@@ -92,14 +94,6 @@ impl Inbound {
         }
     }
 
-    /// Judges by a newer policy what was let through.
-    fn judge_again(&self, judged: &RequestHead, pass: Option<&Pass>, policy: &Policy) -> Result<(), Denied> {
-        match pass {
-            Some(pass) => pass.judge(&self.connection, policy),
-            None => self.connection.judge_request_again(judged, policy),
-        }
-    }
-
     /// Whether what answers so goes on after its head, and must end if the policy says so.
     fn outlives_its_judgement(response: &Response) -> bool {
         !matches!(response.body, Body::Empty | Body::Full(_))
@@ -129,8 +123,8 @@ impl Handler for Inbound {
             return self.answer(denied, self.record(Logged::new(&head), marks, started, grpc));
         }
         let logged = Logged::new(&head);
-        // Kept whole only where the answer may outlive it; else taken apart on its way out.
-        let judged = head.clone();
+        // Kept whole: it is judged again when the policy changes; the other is taken apart on its way out.
+        let judged = revoke::Request { head: head.clone() };
         let headers = head.headers_mut();
         headers.remove_hop_by_hop(upgrade);
         if let Some(certificate) = &self.client_certificate
@@ -144,15 +138,23 @@ impl Handler for Inbound {
         drop(policy);
         let (body, request_bytes) = count_request(body);
         let application = self.connection.application();
-        let in_flight = application.begin();
-        let sent = application.send(worker, Request::new(head, body), wire).await;
+        // From here on a change of the policy finds it, whether or not the application has answered.
+        let (connection, in_flight) = (self.connection.clone(), Some(application.begin()));
+        let live = match &pass {
+            Some(pass) => Live::of_probe(connection, Some(judged), pass.clone(), in_flight),
+            None => Live::new(connection, Some(judged), in_flight),
+        };
+        let mut sending = pin!(application.send(worker, Request::new(head, body), wire));
+        let sent = poll_fn(|cx| live.poll_waiting(sending.as_mut(), cx)).await;
         let mut record = self.record(logged, marks, started, grpc);
         record.request_bytes = request_bytes;
         record.probe = pass.as_ref().map(|pass| pass.label());
         record.endpoint = Some(application.address());
         let mut response = match sent {
-            Ok(response) => response,
-            Err(error) => {
+            Ok(Ok(response)) => response,
+            // The policy has changed meanwhile.
+            Err(denied) => return self.answer(Denied { undelivered: false, ..denied }, record),
+            Ok(Err(error)) => {
                 let reason = match error.reason {
                     Reason::ConnectFailed | Reason::ConnectTimeout => Reason::ApplicationUnreachable,
                     other => other,
@@ -162,22 +164,16 @@ impl Handler for Inbound {
             }
         };
         if worker.policy.version() != version
-            && let Err(denied) = self.judge_again(&judged, pass.as_deref(), &worker.policy.current())
+            && let Err(denied) = live.judged_by(&worker.policy.current())
         {
             return self.answer(Denied { undelivered: false, ..denied }, record);
         }
-        if let Some(pass) = &pass {
-            probe::follow(&self.connection, pass, &judged, &response.head);
+        if let (Some(pass), Some(judged)) = (&pass, live.head()) {
+            probe::follow(&self.connection, pass, judged, &response.head);
         }
         let headers = response.head.headers_mut();
         strip_internal(headers);
         if Self::outlives_its_judgement(&response) {
-            let request = revoke::Request { head: judged };
-            let connection = self.connection.clone();
-            let live = match pass {
-                Some(pass) => Live::of_probe(connection, Some(request), pass, Some(in_flight)),
-                None => Live::new(connection, Some(request), Some(in_flight)),
-            };
             if let Body::Tunnel(tunnel) = &mut response.body {
                 tunnel.revocable = Some(live);
             } else {
@@ -185,7 +181,7 @@ impl Handler for Inbound {
                 record.live = Some(live);
             }
         } else {
-            record.in_flight = Some(in_flight);
+            // Told at once, and with it what `live` holds is released.
             response.head.headers_mut().remove_hop_by_hop(false);
         }
         observe(response, record)

@@ -1,15 +1,19 @@
 //! What is open when the policy changes is judged again: exactly what is now denied is closed.
 //!
-//! Requests are judged when they come, by the policy of that moment. What outlives its judgement (a
-//! streamed answer, an upgraded or an opaque connection) is kept here as [`Live`], with the facts it
-//! was judged by; the worker judges all of them again when what binds the workload changes.
+//! Requests are judged when they come, by the policy of that moment. From then until its answer has
+//! ended each is kept here as [`Live`], with the facts it was judged by, and so is an upgraded or an
+//! opaque connection; the worker judges all of them again when what binds the workload changes. Who
+//! still waits for the application's answer is told with an answer of our own, who streams is cut off,
+//! also if it has stopped reading.
 
 use super::connection::Connection;
+use super::judge::Denied;
 use super::probe::Pass;
-use crate::http::Revocable;
+use crate::http::{RequestHead, Revocable};
 use crate::policy::Policy;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use weft_model::reason::Reason;
@@ -22,6 +26,10 @@ pub struct Live {
     /// What let it through in place of the policies.
     pass: Option<Rc<Pass>>,
     revoked: Cell<Option<Reason>>,
+    /// Set while the application has not answered: the denial is then told by an answer.
+    waiting: Cell<bool>,
+    /// The denial that is to be told.
+    denied: Cell<Option<Denied>>,
     waker: Cell<Option<Waker>>,
     /// Released with it.
     _held: Option<crate::pool::InFlight>,
@@ -30,7 +38,7 @@ pub struct Live {
 /// What a request was judged by.
 pub struct Request {
     /// Its head: the very fields that rules looked at.
-    pub head: crate::http::RequestHead,
+    pub head: RequestHead,
 }
 
 /// Everything open on a worker.
@@ -74,6 +82,8 @@ impl Live {
             request,
             pass,
             revoked: Cell::new(None),
+            waiting: Cell::new(false),
+            denied: Cell::new(None),
             waker: Cell::new(None),
             _held: held,
         });
@@ -91,24 +101,55 @@ impl Live {
         poll_fn(|cx| self.poll_revoked(cx)).await;
     }
 
+    /// The request, as it was judged.
+    pub fn head(&self) -> Option<&RequestHead> {
+        self.request.as_ref().map(|request| &request.head)
+    }
+
+    /// Whether this policy admits it, too.
+    pub fn judged_by(&self, policy: &Policy) -> Result<(), Denied> {
+        match (&self.pass, &self.request) {
+            (Some(pass), _) => pass.judge(&self.connection, policy),
+            (None, Some(request)) => self.connection.judge_request_again(&request.head, policy),
+            (None, None) => self.connection.judge_opaque_again(policy),
+        }
+    }
+
+    /// Polls what brings the application's answer, unless the request must end before it has come.
+    pub fn poll_waiting<T>(
+        &self,
+        answer: Pin<&mut impl Future<Output = T>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<T, Denied>> {
+        self.waiting.set(true);
+        if self.poll_revoked(cx).is_ready() {
+            let denied = self.denied.take();
+            return Poll::Ready(Err(
+                denied.unwrap_or_else(|| Denied::new(Reason::AuthorizationDenied, None, false))
+            ));
+        }
+        let answer = answer.poll(cx);
+        self.waiting.set(answer.is_pending());
+        answer.map(Ok)
+    }
+
     fn judge(&self, policy: &Policy) {
-        let denied = match (&self.pass, &self.request) {
-            (Some(pass), _) => pass.judge(&self.connection, policy).err(),
-            (None, Some(request)) => self.connection.judge_request_again(&request.head, policy).err(),
-            (None, None) => self.connection.judge_opaque_again(policy).err(),
-        };
-        let Some(denied) = denied else { return };
+        let Err(denied) = self.judged_by(policy) else { return };
         if self.revoked.replace(Some(denied.reason)).is_some() {
             return;
         }
-        self.connection.worker().metrics.answered(super::DIRECTION, denied.reason);
-        tracing::info!(
-            client = %self.connection.client(),
-            source = self.connection.source(),
-            reason = denied.reason.label(),
-            detail = denied.detail.as_deref().unwrap_or_default(),
-            "closed: the policy that holds now denies it"
-        );
+        if self.waiting.get() {
+            self.denied.set(Some(denied));
+        } else {
+            self.connection.worker().metrics.answered(super::DIRECTION, denied.reason);
+            tracing::info!(
+                client = %self.connection.client(),
+                source = self.connection.source(),
+                reason = denied.reason.label(),
+                detail = denied.detail.as_deref().unwrap_or_default(),
+                "closed: the policy that holds now denies it"
+            );
+        }
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
