@@ -1,7 +1,7 @@
 //! Documents → the mesh: joins what refers to each other, binds policies, spreads endpoints.
 //!
 //! In this order, since each needs what is before it: names, MeshConfig, workloads, Services,
-//! PeerAuthentications, AuthorizationPolicies, routes. A document with errors is left out; a
+//! PeerAuthentications, AuthorizationPolicies, RequestAuthentications, routes. A document with errors is left out; a
 //! security policy with errors is still named by what it binds, and a policy that is named and not
 //! held denies.
 
@@ -12,6 +12,7 @@ mod names;
 mod population;
 mod principals;
 mod probes;
+mod request_authentication;
 mod routes;
 mod services;
 
@@ -31,9 +32,11 @@ pub(crate) fn mesh<'r>(report: &'r Report<'r>, documents: &'r Documents<'r>) -> 
     probes::warn(report, documents, &config);
     let peer_authentications = authentication::bind(report, documents, &config, &mut population);
     let authorizations = authorization::bind(report, documents, &config, &mut population, &services);
+    let request_authentications =
+        request_authentication::bind(report, documents, &config, &mut population, &services);
     let routes = routes::attach(report, documents, &mut services);
     services.warn_of_empty(report);
-    let held = assemble::Held { peer_authentications, authorizations, routes };
+    let held = assemble::Held { peer_authentications, authorizations, request_authentications, routes };
     assemble::mesh(report, config, &population, &services, held)
 }
 

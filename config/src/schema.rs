@@ -11,6 +11,7 @@ mod metadata;
 pub(crate) mod peer_authentication;
 mod policy_test;
 pub(crate) mod probe;
+pub(crate) mod request_authentication;
 mod route_filters;
 pub(crate) mod selector;
 pub(crate) mod service;
@@ -28,6 +29,7 @@ use http_route::HttpRoute;
 use mesh_config::MeshConfig;
 use metadata::{Scope, metadata};
 use peer_authentication::PeerAuthentication;
+use request_authentication::RequestAuthentication;
 use service::Service;
 use value::{Object, Value};
 use workload::Workload;
@@ -54,6 +56,7 @@ pub(crate) struct Documents<'r> {
     pub(crate) authorization_policies: Vec<Document<'r, AuthorizationPolicy<'r>>>,
     pub(crate) peer_authentications: Vec<Document<'r, PeerAuthentication<'r>>>,
     pub(crate) policy_tests: Vec<Document<'r, Vec<Case>>>,
+    pub(crate) request_authentications: Vec<Document<'r, RequestAuthentication<'r>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -65,6 +68,7 @@ enum Kind {
     AuthorizationPolicy,
     PeerAuthentication,
     PolicyTest,
+    RequestAuthentication,
     // Part of the design, not evaluated yet.
     Later,
 }
@@ -82,7 +86,7 @@ const KINDS: [(&str, &str, &[&str], Kind); 16] = [
     (GATEWAY, "HTTPRoute", &["v1"], Kind::HttpRoute),
     (ISTIO, "AuthorizationPolicy", &["v1", "v1beta1"], Kind::AuthorizationPolicy),
     (ISTIO, "PeerAuthentication", &["v1", "v1beta1"], Kind::PeerAuthentication),
-    (ISTIO, "RequestAuthentication", &["v1", "v1beta1"], Kind::Later),
+    (ISTIO, "RequestAuthentication", &["v1", "v1beta1"], Kind::RequestAuthentication),
     (GATEWAY, "GRPCRoute", &["v1"], Kind::Later),
     (GATEWAY, "TCPRoute", &["v1alpha2"], Kind::Later),
     (GATEWAY, "TLSRoute", &["v1", "v1alpha3", "v1alpha2"], Kind::Later),
@@ -158,7 +162,10 @@ fn document<'r>(value: Value<'r>, nested: bool, expanded: bool, documents: &mut 
     }
     let scope = if matches!(kind, Kind::MeshConfig) { Scope::Mesh } else { Scope::Namespaced };
     let metadata = metadata(&object, scope);
-    let optional = matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::MeshConfig);
+    let optional = matches!(
+        kind,
+        Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication | Kind::MeshConfig
+    );
     let spec = if optional { object.take("spec") } else { object.require("spec") };
     let Some(metadata) = metadata else { return };
     if let (Some(place), false) = (metadata.dry_run, matches!(kind, Kind::AuthorizationPolicy)) {
@@ -190,6 +197,10 @@ fn read_kind<'r>(
         Kind::PolicyTest => {
             let spec = policy_test::read(spec, &metadata);
             push(&mut documents.policy_tests, spec, metadata);
+        }
+        Kind::RequestAuthentication => {
+            let spec = request_authentication::read(spec, &metadata);
+            push(&mut documents.request_authentications, spec, metadata);
         }
         Kind::Later => {}
     }

@@ -62,6 +62,9 @@ impl Snapshot {
         add(Resource::MeshConfig(mesh.config.clone()));
         mesh.authorizations.values().for_each(|held| add(Resource::Authorization(held.clone())));
         mesh.peer_authentications.values().for_each(|held| add(Resource::PeerAuthentication(held.clone())));
+        mesh.request_authentications
+            .values()
+            .for_each(|held| add(Resource::RequestAuthentication(held.clone())));
         mesh.workloads.values().for_each(|held| add(Resource::Workload(held.clone())));
         mesh.routes.values().for_each(|held| add(Resource::Route(held.clone())));
         mesh.endpoints.values().for_each(|held| add(Resource::Endpoints(held.clone())));

@@ -4,6 +4,7 @@ use crate::authentication::{PeerAuthentication, TlsMode};
 use crate::authorization::Authorization;
 use crate::endpoints::Endpoints;
 use crate::names::{Namespace, ResourceName, WorkloadUid};
+use crate::request_authentication::RequestAuthentication;
 use crate::route::Route;
 use crate::service::{Service, direct_name};
 use crate::spiffe::TrustDomain;
@@ -86,6 +87,8 @@ pub struct Mesh {
     pub authorizations: BTreeMap<ResourceName, Arc<Authorization>>,
     /// PeerAuthentications by resource name.
     pub peer_authentications: BTreeMap<ResourceName, Arc<PeerAuthentication>>,
+    /// RequestAuthentications by resource name.
+    pub request_authentications: BTreeMap<ResourceName, Arc<RequestAuthentication>>,
 }
 
 impl Mesh {

@@ -69,6 +69,9 @@ reasons! {
     TlsRequired "tls_required" 403 16 Client "The workload accepts only mutual TLS, and the connection is plaintext or not the mesh's.";
     AuthorizationDenied "authorization_denied" 403 7 Client "An authorization policy denies the request.";
     AuthorizationUnresolved "authorization_unresolved" 403 7 Configuration "A policy that binds this workload is not held or not understood, so the request is denied.";
+    JwtInvalid "jwt_invalid" 401 16 Client "The request carries a token that is not valid.";
+    JwtAudienceRefused "jwt_audience_refused" 403 7 Client "The request's token is for another audience.";
+    JwtKeysUnresolved "jwt_keys_unresolved" 401 16 Configuration "The keys of the token's issuer are not known, so no token of it is accepted.";
     PolicyTooOld "policy_too_old" 403 7 Configuration "The last known configuration is older than its maximum age.";
     WorkloadMismatch "workload_mismatch" 503 14 Mesh "The connection names a workload or service that this proxy does not serve.";
     ServiceUnknown "service_unknown" 502 14 Configuration "No service of the mesh has this name or address.";

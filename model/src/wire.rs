@@ -7,6 +7,7 @@ mod authorization;
 mod endpoints;
 mod mesh;
 mod probe;
+mod request_authentication;
 mod route;
 mod service;
 mod workload;
@@ -17,6 +18,7 @@ use crate::endpoints::Endpoints;
 use crate::mesh::{Generation, MeshConfig};
 use crate::names::ResourceName;
 use crate::proto::v1;
+use crate::request_authentication::RequestAuthentication;
 use crate::route::Route;
 use crate::service::Service;
 use crate::trust::TrustBundle;
@@ -35,6 +37,8 @@ pub enum Kind {
     Authorization,
     /// `weft.v1.PeerAuthentication`
     PeerAuthentication,
+    /// `weft.v1.RequestAuthentication`
+    RequestAuthentication,
     /// `weft.v1.Workload`
     Workload,
     /// `weft.v1.Route`
@@ -50,11 +54,12 @@ pub enum Kind {
 impl Kind {
     /// All, in the order in which a batch is sent: what is named comes before what names it, and the
     /// Generation last.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::TrustBundle,
         Self::MeshConfig,
         Self::Authorization,
         Self::PeerAuthentication,
+        Self::RequestAuthentication,
         Self::Workload,
         Self::Route,
         Self::Endpoints,
@@ -69,6 +74,7 @@ impl Kind {
             Self::MeshConfig => "type.googleapis.com/weft.v1.MeshConfig",
             Self::Authorization => "type.googleapis.com/weft.v1.Authorization",
             Self::PeerAuthentication => "type.googleapis.com/weft.v1.PeerAuthentication",
+            Self::RequestAuthentication => "type.googleapis.com/weft.v1.RequestAuthentication",
             Self::Workload => "type.googleapis.com/weft.v1.Workload",
             Self::Route => "type.googleapis.com/weft.v1.Route",
             Self::Endpoints => "type.googleapis.com/weft.v1.Endpoints",
@@ -90,6 +96,7 @@ impl Kind {
                 | Self::MeshConfig
                 | Self::Authorization
                 | Self::PeerAuthentication
+                | Self::RequestAuthentication
                 | Self::Workload
         )
     }
@@ -103,6 +110,7 @@ pub enum Resource {
     MeshConfig(Arc<MeshConfig>),
     Authorization(Arc<Authorization>),
     PeerAuthentication(Arc<PeerAuthentication>),
+    RequestAuthentication(Arc<RequestAuthentication>),
     Workload(Arc<Workload>),
     Route(Arc<Route>),
     Endpoints(Arc<Endpoints>),
@@ -130,6 +138,7 @@ impl Resource {
             Self::MeshConfig(_) => Kind::MeshConfig,
             Self::Authorization(_) => Kind::Authorization,
             Self::PeerAuthentication(_) => Kind::PeerAuthentication,
+            Self::RequestAuthentication(_) => Kind::RequestAuthentication,
             Self::Workload(_) => Kind::Workload,
             Self::Route(_) => Kind::Route,
             Self::Endpoints(_) => Kind::Endpoints,
@@ -150,6 +159,9 @@ impl Resource {
             Self::PeerAuthentication(policy) => {
                 ResourceName::of("PeerAuthentication", &policy.namespace, &policy.name)
             }
+            Self::RequestAuthentication(policy) => {
+                ResourceName::of("RequestAuthentication", &policy.namespace, &policy.name)
+            }
             Self::Workload(workload) => fixed(workload.uid.as_str()),
             Self::Route(route) => ResourceName::of("HTTPRoute", &route.namespace, &route.name),
             Self::Endpoints(endpoints) => endpoints.resource_name(),
@@ -165,6 +177,7 @@ impl Resource {
             Self::MeshConfig(held) => mesh::config_to_wire(held).encode_to_vec(),
             Self::Authorization(held) => authorization::to_wire(held).encode_to_vec(),
             Self::PeerAuthentication(held) => authentication::to_wire(held).encode_to_vec(),
+            Self::RequestAuthentication(held) => request_authentication::to_wire(held).encode_to_vec(),
             Self::Workload(held) => workload::to_wire(held).encode_to_vec(),
             Self::Route(held) => route::to_wire(held).encode_to_vec(),
             Self::Endpoints(held) => endpoints::to_wire(held).encode_to_vec(),
@@ -181,6 +194,9 @@ impl Resource {
             Kind::Authorization => Self::Authorization(Arc::new(authorization::from_wire(message(bytes)?)?)),
             Kind::PeerAuthentication => {
                 Self::PeerAuthentication(Arc::new(authentication::from_wire(message(bytes)?)?))
+            }
+            Kind::RequestAuthentication => {
+                Self::RequestAuthentication(Arc::new(request_authentication::from_wire(message(bytes)?)?))
             }
             Kind::Workload => Self::Workload(Arc::new(workload::from_wire(message(bytes)?)?)),
             Kind::Route => Self::Route(Arc::new(route::from_wire(message(bytes)?)?)),

@@ -14,7 +14,9 @@ pub mod probe;
 pub mod probe_https;
 pub mod probe_rules;
 pub mod revoke;
+pub mod signature;
 pub mod tcp;
+pub mod token;
 
 use crate::detect::{self, Spoken};
 use crate::h1;

@@ -20,6 +20,7 @@ use weft_model::authorization::AuthorizationSet;
 use weft_model::endpoints::Endpoint;
 use weft_model::mesh::{Generation, MeshConfig};
 use weft_model::names::{ResourceName, ServiceName};
+use weft_model::request_authentication::RequestAuthenticationSet;
 use weft_model::route_table::RouteTable;
 use weft_model::service::{Protocol, Service};
 use weft_model::workload::{Description, Workload};
@@ -55,6 +56,8 @@ pub struct Own {
     pub authorization: Arc<AuthorizationSet>,
     /// How clients must connect.
     pub tls: TlsModes,
+    /// Which tokens requests may carry. The same `Arc` for as long as nothing in it changes.
+    pub tokens: Arc<RequestAuthenticationSet>,
     /// What metrics call it.
     pub description: Arc<Description>,
 }

@@ -7,6 +7,7 @@ use crate::access_log::AccessLog;
 use crate::dial::Dialler;
 use crate::inbound::applications::Applications;
 use crate::inbound::revoke::LiveSet;
+use crate::inbound::token::TokenCache;
 use crate::inbound::{self, Application};
 use crate::listener::{self, redirected};
 use crate::metrics::{ConnectionMetrics, Direction, RequestMetrics};
@@ -64,6 +65,8 @@ pub struct Worker {
     pub access_log: AccessLog,
     /// What is open and was admitted.
     pub live: LiveSet,
+    /// Tokens that were accepted.
+    pub tokens: TokenCache,
     /// For choices that need not be secret.
     pub random: RefCell<Random>,
 }
@@ -80,6 +83,7 @@ pub async fn run(index: WorkerIndex, shared: Arc<Shared>, listeners: Listeners) 
         connections: ConnectionMetrics::new(&shared.families),
         access_log: shared.access_log.clone(),
         live: LiveSet::default(),
+        tokens: TokenCache::default(),
         random: RefCell::new(Random::new()),
         shared,
     });

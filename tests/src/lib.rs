@@ -2,7 +2,7 @@
 //!
 //! [`mesh`] starts the built binaries as processes; [`application`] is what stands behind a proxy;
 //! [`client`] what stands before one; [`raw`] sends and reads exact bytes; [`certificate`] makes
-//! certificates, good and bad; [`netns`] makes pods of network namespaces, [`pods`]
+//! certificates, good and bad; [`issuer`] makes tokens; [`netns`] makes pods of network namespaces, [`pods`]
 //! a mesh of them; [`wait`] waits for a condition, never for a time. A test that fails
 //! prints the end of every process's log.
 
@@ -14,6 +14,7 @@ pub mod certificate;
 pub mod client;
 pub mod http1;
 pub mod http2;
+pub mod issuer;
 pub mod mesh;
 pub mod metrics;
 pub mod netns;

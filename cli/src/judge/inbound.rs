@@ -24,6 +24,8 @@ pub(crate) struct Own {
     /// A policy that looks at the client's address.
     pub(super) looks_at_address: Option<String>,
     trusted_proxies: u32,
+    /// A RequestAuthentication that binds it and has errors.
+    tokens_unresolved: bool,
 }
 
 /// What becomes of a request at one endpoint.
@@ -58,6 +60,10 @@ impl Own {
             proxied: !mesh.plain.contains(&workload.uid),
             looks_at_address,
             trusted_proxies: mesh.config.trusted_proxies,
+            tokens_unresolved: workload
+                .request_authentications
+                .iter()
+                .any(|name| !mesh.request_authentications.contains_key(name)),
         }
     }
 }
@@ -125,7 +131,7 @@ impl Prepared<'_> {
             TlsMode::Disable if mutual => return Answer::Unadmitted(Reason::WorkloadMismatch),
             _ => {}
         }
-        if !end.own.workload.request_authentications.is_empty() {
+        if end.own.tokens_unresolved {
             return Answer::Unadmitted(Reason::AuthorizationUnresolved);
         }
         let address = self.caller.address_or_none();

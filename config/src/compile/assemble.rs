@@ -11,6 +11,7 @@ use weft_model::authorization::Authorization;
 use weft_model::endpoints::{Endpoint, Endpoints, Health, SLICE_SIZE_MAX, Wire};
 use weft_model::mesh::{Mesh, MeshConfig};
 use weft_model::names::ResourceName;
+use weft_model::request_authentication::RequestAuthentication;
 use weft_model::route::Route;
 use weft_model::service::{Service, ServicePort, ServiceTarget};
 use weft_model::workload::Workload;
@@ -19,6 +20,7 @@ use weft_model::workload::Workload;
 pub(crate) struct Held {
     pub(crate) peer_authentications: BTreeMap<ResourceName, Arc<PeerAuthentication>>,
     pub(crate) authorizations: BTreeMap<ResourceName, Arc<Authorization>>,
+    pub(crate) request_authentications: BTreeMap<ResourceName, Arc<RequestAuthentication>>,
     pub(crate) routes: BTreeMap<ResourceName, Arc<Route>>,
 }
 
@@ -32,6 +34,7 @@ pub(crate) fn mesh(
     let mut mesh = Mesh {
         peer_authentications: held.peer_authentications,
         authorizations: held.authorizations,
+        request_authentications: held.request_authentications,
         routes: held.routes,
         ..Mesh::default()
     };
@@ -78,7 +81,7 @@ fn workload(entry: &Entry<'_>, config: &MeshConfig) -> Workload {
         ports: entry.ports.clone(),
         authorizations: entry.authorizations.clone(),
         peer_authentications: entry.peer_authentications.clone(),
-        request_authentications: Vec::new(),
+        request_authentications: entry.request_authentications.clone(),
         probes: entry.written.probes.iter().map(|probe| probe.value.clone()).collect(),
     }
 }

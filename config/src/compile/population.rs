@@ -37,6 +37,7 @@ pub(crate) struct Entry<'r> {
     pub(crate) ports: Vec<WorkloadPort>,
     pub(crate) authorizations: Vec<ResourceName>,
     pub(crate) peer_authentications: Vec<ResourceName>,
+    pub(crate) request_authentications: Vec<ResourceName>,
     pub(crate) modes: TlsModes,
 }
 
@@ -80,6 +81,7 @@ impl<'r> Population<'r> {
                 ports: ports.collect(),
                 authorizations: Vec::new(),
                 peer_authentications: Vec::new(),
+                request_authentications: Vec::new(),
                 modes: TlsModes::default(),
             });
         }

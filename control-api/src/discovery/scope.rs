@@ -77,6 +77,9 @@ pub fn wanted<'a>(
         held.peer_authentications
             .iter()
             .for_each(|name| wanted.add(Kind::PeerAuthentication, name.as_str(), snapshot));
+        held.request_authentications
+            .iter()
+            .for_each(|name| wanted.add(Kind::RequestAuthentication, name.as_str(), snapshot));
     }
     // A workload that is no more has no namespace whose routes would apply.
     let namespace = held.map_or("", |held| held.namespace.as_str());

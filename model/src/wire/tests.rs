@@ -6,14 +6,17 @@ use crate::authorization::{
     Action, Clause, Condition, Operation, RequestPrincipal, Rule, ServiceAccount, Source,
 };
 use crate::endpoints::{Endpoint, Health, Wire};
+use crate::jwks::{Jwk, KeyMaterial};
 use crate::names::ServiceName;
 use crate::probe::{Check, GrpcCheck, HttpCheck, PROBES_MAX, Probe};
+use crate::request_authentication::{ClaimHeader, JwtRule, KeySource, TokenPlace};
 use crate::route::{
     Backend, Filter, HeaderEdit, PathEdit, PathMatch, Pattern, Redirect, Rewrite, RouteMatch,
 };
 use crate::route::{RouteRule, ValueMatch};
 use crate::service::{Protocol, ServicePort, ServiceTarget};
 use crate::string_match::{PathTemplate, StringMatch};
+use crate::token::Algorithm;
 use crate::workload::WorkloadPort;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -163,6 +166,41 @@ fn probes() -> Vec<Probe> {
     checks.into_iter().map(|check| Probe { port: 8080, check }).collect()
 }
 
+fn request_authentication() -> RequestAuthentication {
+    let point = |length: usize| [&[4][..], &vec![7; length - 1]].concat().into();
+    let key = |material, algorithm| Jwk { id: Some("one".into()), algorithm, material };
+    let keys = [
+        key(KeyMaterial::rsa(&[0xff; 256], &[1, 0, 1]).unwrap(), Some(Algorithm::Ps256)),
+        key(KeyMaterial::P256(point(65)), None),
+        key(KeyMaterial::P384(point(97)), Some(Algorithm::Es384)),
+        key(KeyMaterial::P521(point(133)), Some(Algorithm::Es512)),
+        Jwk { id: None, ..key(KeyMaterial::Ed25519([9; 32].into()), Some(Algorithm::EdDsa)) },
+    ];
+    let rule = JwtRule {
+        issuer: "https://id.example".into(),
+        audiences: vec!["a".into()],
+        keys: Some(keys.into()),
+        key_source: None,
+        places: vec![
+            TokenPlace::Header { name: "x-token".into(), prefix: "Bearer ".into() },
+            TokenPlace::Query("q".into()),
+            TokenPlace::Cookie("c".into()),
+        ],
+        forward: true,
+        payload_header: Some("x-payload".into()),
+        claim_headers: vec![ClaimHeader { header: "x-group".into(), claim: "a.b".into() }],
+        space_delimited: ["scope".into()].into(),
+    };
+    let source = KeySource { uri: "https://id.example/keys".into(), timeout: Duration::from_secs(5) };
+    let unresolved = JwtRule { keys: None, key_source: Some(source), payload_header: None, ..rule.clone() };
+    RequestAuthentication {
+        namespace: "shop".parse().unwrap(),
+        name: "jwt".parse().unwrap(),
+        rules: vec![rule, unresolved],
+        provenance: Provenance { file: "a.yaml".into(), line: 3 },
+    }
+}
+
 fn all() -> Vec<Resource> {
     let names = |text: &str| vec![text.parse().unwrap()];
     vec![
@@ -185,6 +223,7 @@ fn all() -> Vec<Resource> {
             ports: BTreeMap::from([(80, Some(TlsMode::Permissive))]),
             provenance: Provenance::default(),
         })),
+        Resource::RequestAuthentication(Arc::new(request_authentication())),
         Resource::Workload(Arc::new(Workload {
             uid: "shop/cart-1".parse().unwrap(),
             namespace: "shop".parse().unwrap(),
@@ -312,5 +351,43 @@ fn bytes_that_are_no_message_are_refused_and_never_panic() {
         for bytes in [&[0xff; 16][..], &[8][..], &[0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f][..]] {
             assert!(Resource::decode(kind, "x", bytes).is_err());
         }
+    }
+}
+
+#[test]
+fn keys_and_places_that_are_not_understood_refuse_the_whole_policy() {
+    let good = request_authentication::to_wire(&request_authentication());
+    let refused = |edit: &dyn Fn(&mut v1::JwtRule)| {
+        let mut message = good.clone();
+        edit(&mut message.rules[0]);
+        Resource::decode(
+            Kind::RequestAuthentication,
+            "RequestAuthentication/shop/jwt",
+            &message.encode_to_vec(),
+        )
+        .unwrap_err()
+    };
+    let key = |rule: &mut v1::JwtRule, edit: fn(&mut v1::Key)| edit(&mut rule.keys.as_mut().unwrap().keys[0]);
+    for refusal in [
+        refused(&|rule| rule.issuer.clear()),
+        refused(&|rule| rule.places.clear()),
+        refused(&|rule| rule.places[0].kind = None),
+        refused(&|rule| key(rule, |key| key.material = None)),
+        refused(&|rule| key(rule, |key| key.algorithm = 0)),
+        refused(&|rule| key(rule, |key| key.algorithm = 99)),
+    ] {
+        assert!(matches!(refusal, Refusal::NotUnderstood(_)), "{refusal:?}");
+    }
+    for refusal in [
+        refused(&|rule| key(rule, |key| key.algorithm = v1::KeyAlgorithm::Es256.into())),
+        refused(&|rule| key(rule, |key| key.material = Some(v1::key::Material::Ed25519(vec![1])))),
+        refused(&|rule| {
+            key(rule, |key| {
+                let weak = v1::RsaKey { modulus: vec![0xff; 128], exponent: vec![1, 0, 1] };
+                key.material = Some(v1::key::Material::Rsa(weak));
+            });
+        }),
+    ] {
+        assert!(matches!(refusal, Refusal::Invalid(_)), "{refusal:?}");
     }
 }

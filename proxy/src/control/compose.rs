@@ -9,6 +9,7 @@ use weft_model::authentication::TlsModes;
 use weft_model::authorization::AuthorizationSet;
 use weft_model::mesh::MeshConfig;
 use weft_model::names::ResourceName;
+use weft_model::request_authentication::RequestAuthenticationSet;
 use weft_model::spiffe::TrustDomain;
 use weft_model::trust::TrustBundle;
 use weft_model::wire::{Kind, Resource};
@@ -29,11 +30,9 @@ impl Store {
             });
             (name.clone(), held)
         });
-        // Not evaluated yet, so as good as not held.
-        let unsupported = workload.request_authentications.iter().map(|name| (name.clone(), None));
         let mesh: ResourceName = "mesh".parse().expect("a constant resource name must parse");
         let mesh = config.is_none().then_some((mesh, None));
-        let named: Vec<_> = authorizations.chain(unsupported).chain(mesh).collect();
+        let named: Vec<_> = authorizations.chain(mesh).collect();
         // Joining many policies takes its time: what is the same stays.
         let authorization = if self.own.authorization.is_of(&named) {
             self.own.authorization.clone()
@@ -50,6 +49,16 @@ impl Store {
                 })
             })
             .collect();
+        let tokens = workload.request_authentications.iter().map(|name| {
+            let held = self.get(Kind::RequestAuthentication, name, |resource| match resource {
+                Resource::RequestAuthentication(policy) => Some(policy),
+                _ => None,
+            });
+            (name.clone(), held)
+        });
+        let tokens = RequestAuthenticationSet::new(tokens);
+        // Kept where nothing of it changed: workers remember which tokens it accepted.
+        let tokens = if *self.own.tokens == tokens { self.own.tokens.clone() } else { Arc::new(tokens) };
         let default = config.map_or_else(Default::default, |config| config.peer_authentication_default);
         let tls = TlsModes::new(default, policies.iter().map(Option::as_ref));
         Own {
@@ -57,6 +66,7 @@ impl Store {
             workload: Some(workload),
             authorization,
             tls,
+            tokens,
         }
     }
 

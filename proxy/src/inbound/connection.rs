@@ -112,8 +112,8 @@ impl Connection {
         if policy.too_old {
             return Err(Denied::new(Reason::PolicyTooOld, None, false));
         }
-        if let Some(name) = own.request_authentications.first() {
-            let detail = Some(format!("{name} is not understood"));
+        if let Some(name) = policy.own.tokens.unresolved() {
+            let detail = Some(format!("{name} is not held"));
             return Err(Denied::new(Reason::AuthorizationUnresolved, detail, false));
         }
         Ok(())

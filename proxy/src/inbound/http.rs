@@ -5,6 +5,7 @@
 //! | internal fields removed | no rule and no application sees a client's claim |
 //! | the kubelet's probes | from a node, exactly as declared: nothing below is asked |
 //! | admission | what the connection is not for is refused before anything of it is looked at |
+//! | token, where a RequestAuthentication binds | its fields and claims are what rules look at; the token itself goes no further |
 //! | canonical path, where a path rule applies | before it is judged; what is judged is forwarded |
 //! | authorization | the newest policy, on each request |
 //! | hop-by-hop fields removed, identity header set | after the rules saw the request whole |
@@ -18,6 +19,7 @@ use super::connection::Connection;
 use super::judge::{Denied, Marks};
 use super::probe;
 use super::revoke::{self, Live};
+use super::token;
 use crate::exchange::{Logged, Record, RequestBytes, count_request, observe};
 use crate::h1::{Delivered, Handler};
 use crate::http::respond::{self, strip_internal};
@@ -116,15 +118,21 @@ impl Handler for Inbound {
             (pass, policy) = Box::pin(probe::recognise(&self.connection, &mut request)).await;
         }
         let Request { mut head, body } = request;
+        // As it came, to be judged again by another policy. Kept only where the answer may outlive it.
+        let judged = revoke::Request { head: head.clone(), at: token::now() };
         let mut marks = Marks::default();
         if pass.is_none()
-            && let Err(denied) = self.connection.judge_request(&mut head, &policy, &mut marks)
+            && let Err(denied) = self.connection.judge_request(&mut head, &policy, judged.at, &mut marks)
         {
-            return self.answer(denied, self.record(Logged::new(&head), marks, started, grpc));
+            let challenge = token::challenge(&head, denied.reason).filter(|_| !grpc);
+            let mut response = self.answer(denied, self.record(Logged::new(&head), marks, started, grpc));
+            if let Some(challenge) = challenge {
+                // Of letters that the target's grammar allows.
+                let _ = response.head.headers_mut().append("www-authenticate", challenge.as_bytes());
+            }
+            return response;
         }
         let logged = Logged::new(&head);
-        // Kept whole: it is judged again when the policy changes; the other is taken apart on its way out.
-        let judged = revoke::Request { head: head.clone() };
         let headers = head.headers_mut();
         headers.remove_hop_by_hop(upgrade);
         if let Some(certificate) = &self.client_certificate

@@ -5,14 +5,17 @@
 //! the client, who must not learn the rules by trying.
 
 use super::connection::Connection;
+use super::token;
 use crate::http::{Known, RequestHead};
 use crate::policy::Policy;
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::rc::Rc;
 use weft_model::authorization::{Authorization, Decider, Facts, Judgement, Verdict};
 use weft_model::path;
 use weft_model::reason::Reason;
 use weft_model::request::{ConnectionFacts, HttpFacts};
+use weft_model::request_authentication::Accepted;
 
 /// How many sources, operations and conditions are looked at for the nearest miss of a denial: what a
 /// client can make the proxy do by being denied.
@@ -68,24 +71,46 @@ impl Marks {
 // === impl Connection ===
 
 impl Connection {
-    /// Judges a request that has just come. Where a path rule applies its path is put into canonical
-    /// form first, or it is refused: what is judged is what is forwarded.
+    /// Judges a request that has just come, at that time (seconds since 1970), and makes of it what is
+    /// forwarded: its token is taken out and the claims put in that a rule asks for; where a path rule
+    /// applies its path is put into canonical form, or it is refused.
     pub fn judge_request(
         &self,
         head: &mut RequestHead,
         policy: &Policy,
+        at: i64,
         marks: &mut Marks,
     ) -> Result<(), Denied> {
-        let target = self.judge_head(head, policy, Occasion::First, marks)?;
+        // Before anything of it is looked at: what is not for this workload is not malformed.
+        self.admit(policy)?;
+        let token = self.authenticate(head, policy, at)?;
+        let target = self.judge_head(head, policy, token.as_deref(), Occasion::First, marks)?;
         if let Some(target) = target {
             head.set_path_and_query(&target).map_err(|error| malformed(error.to_string()))?;
         }
         Ok(())
     }
 
-    /// Judges a request again that was admitted.
-    pub fn judge_request_again(&self, head: &RequestHead, policy: &Policy) -> Result<(), Denied> {
-        self.judge_head(head, policy, Occasion::Again, &mut Marks::default()).map(drop)
+    /// Judges a request again that was admitted at that time. `head`: as it came.
+    pub fn judge_request_again(&self, head: &RequestHead, policy: &Policy, at: i64) -> Result<(), Denied> {
+        self.admit(policy)?;
+        let mut marks = Marks::default();
+        if policy.own.tokens.is_empty() {
+            return self.judge_head(head, policy, None, Occasion::Again, &mut marks).map(drop);
+        }
+        let mut head = head.clone();
+        let token = self.authenticate(&mut head, policy, at)?;
+        self.judge_head(&head, policy, token.as_deref(), Occasion::Again, &mut marks).map(drop)
+    }
+
+    fn authenticate(
+        &self,
+        head: &mut RequestHead,
+        policy: &Policy,
+        at: i64,
+    ) -> Result<Option<Rc<Accepted>>, Denied> {
+        let token = token::authenticate(head, &policy.own.tokens, &self.worker().tokens, at);
+        token.map_err(|error| Denied::new(error.reason(), Some(error.to_string()), false))
     }
 
     /// Judges a connection of opaque bytes that has just come.
@@ -105,11 +130,10 @@ impl Connection {
         &self,
         head: &RequestHead,
         policy: &Policy,
+        token: Option<&Accepted>,
         occasion: Occasion,
         marks: &mut Marks,
     ) -> Result<Option<String>, Denied> {
-        // Before the path is looked at: what is not for this workload is not malformed.
-        self.admit(policy)?;
         let rules = &policy.own.authorization;
         let path = if rules.looks_at_path() && head.path() != "*" {
             match path::canonical(head.path()) {
@@ -128,7 +152,7 @@ impl Connection {
             query: head.query(),
             headers: head.headers(),
             remote_address: remote_address(head, self.client().ip(), policy.config.trusted_proxies),
-            token: None,
+            token: token.map(|accepted| &accepted.token),
         };
         self.authorize(policy, Some(http), occasion, marks)?;
         let differs = rules.needs_canonical_path() && path != head.path();

@@ -37,8 +37,10 @@ pub struct Live {
 
 /// What a request was judged by.
 pub struct Request {
-    /// Its head: the very fields that rules looked at.
+    /// Its head as it came, but for the mesh's own fields.
     pub head: RequestHead,
+    /// When it came, in seconds since 1970: a token that was good then does not end what it began.
+    pub at: i64,
 }
 
 /// Everything open on a worker.
@@ -47,6 +49,15 @@ pub struct LiveSet {
     members: RefCell<Vec<Weak<Live>>>,
     /// Looked through for what is gone when it has grown so far.
     prune_at: Cell<usize>,
+}
+
+// === impl Request ===
+
+impl Request {
+    /// Judges it again.
+    pub fn judge(&self, connection: &Connection, policy: &Policy) -> Result<(), Denied> {
+        connection.judge_request_again(&self.head, policy, self.at)
+    }
 }
 
 // === impl Live ===
@@ -110,7 +121,7 @@ impl Live {
     pub fn judged_by(&self, policy: &Policy) -> Result<(), Denied> {
         match (&self.pass, &self.request) {
             (Some(pass), _) => pass.judge(&self.connection, policy),
-            (None, Some(request)) => self.connection.judge_request_again(&request.head, policy),
+            (None, Some(request)) => request.judge(&self.connection, policy),
             (None, None) => self.connection.judge_opaque_again(policy),
         }
     }

@@ -1,0 +1,89 @@
+//! RequestAuthentications: which workloads each binds.
+
+use super::population::Population;
+use super::services::Services;
+use crate::report::Report;
+use crate::schema::Documents;
+use crate::schema::selector::Target;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use weft_model::mesh::MeshConfig;
+use weft_model::names::{Namespace, ResourceName};
+use weft_model::request_authentication::RequestAuthentication;
+use weft_model::service::Protocol;
+
+/// Binds all policies. Those with errors are named by their workloads and not held, which denies.
+pub(crate) fn bind(
+    report: &Report<'_>,
+    documents: &Documents<'_>,
+    config: &MeshConfig,
+    population: &mut Population<'_>,
+    services: &Services<'_>,
+) -> BTreeMap<ResourceName, Arc<RequestAuthentication>> {
+    let mut held = BTreeMap::new();
+    for document in &documents.request_authentications {
+        let (namespace, name) = (&document.metadata.namespace.value, &document.metadata.name);
+        let spec = &document.spec;
+        let bound = bound(report, namespace, &spec.target, config, population, services);
+        let resource = ResourceName::of("RequestAuthentication", namespace, &name.value);
+        for index in &bound {
+            population.all[*index].request_authentications.push(resource.clone());
+        }
+        let failed = report.failed(document.place());
+        if spec.rules.is_empty() && !failed {
+            let hint = "write `jwtRules`, or leave the document out";
+            report.warn(name.place, "there are no `jwtRules`: nothing is checked", hint);
+        }
+        let mut ports = bound.iter().flat_map(|index| &population.all[*index].ports).peekable();
+        if ports.peek().is_some() && ports.all(|port| matches!(port.protocol, Protocol::Tcp | Protocol::Tls))
+        {
+            let message =
+                "tokens need HTTP, and all ports of the bound workloads are TCP: nothing is checked";
+            report.warn(name.place, message, "declare what is spoken there (`protocol: http`)");
+        }
+        if !failed {
+            let policy = RequestAuthentication {
+                namespace: namespace.clone(),
+                name: name.value.clone(),
+                rules: spec.rules.clone(),
+                provenance: report.provenance(document.place()),
+            };
+            held.insert(resource, Arc::new(policy));
+        }
+    }
+    for entry in &mut population.all {
+        entry.request_authentications.sort();
+        entry.request_authentications.dedup();
+    }
+    held
+}
+
+fn bound(
+    report: &Report<'_>,
+    namespace: &Namespace,
+    target: &Target<'_>,
+    config: &MeshConfig,
+    population: &Population<'_>,
+    services: &Services<'_>,
+) -> Vec<usize> {
+    if let Target::Services(names) = target {
+        let mut bound = BTreeSet::new();
+        for name in names {
+            match services.by_name.get(&name.value) {
+                Some(service) => bound.extend(&service.selected),
+                None => {
+                    let message = format!("there is no Service {}", name.value);
+                    report.error_hint(name.place, message, services.near(&name.value));
+                }
+            }
+        }
+        return bound.into_iter().copied().collect();
+    }
+    let mesh_wide = *namespace == config.root_namespace;
+    let bound = population.targeted(target, (!mesh_wide).then_some(namespace));
+    if let (true, Some(place)) = (bound.is_empty(), target.place()) {
+        let place_name = if mesh_wide { "the mesh".to_owned() } else { format!("the namespace {namespace}") };
+        report.warn(place, format!("the selector matches no Workload of {place_name}"), None);
+    }
+    bound
+}
