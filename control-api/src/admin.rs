@@ -3,6 +3,7 @@
 //! It only ever answers; nothing can be changed through it.
 
 use crate::index::SourceStatus;
+use crate::jwks::KeyStore;
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
 use crate::status::Proxies;
@@ -44,6 +45,8 @@ pub struct Admin {
     pub source: watch::Receiver<Arc<SourceStatus>>,
     /// The connected proxies.
     pub proxies: Arc<Proxies>,
+    /// Keys of token issuers.
+    pub keys: Arc<KeyStore>,
 }
 
 impl Admin {
@@ -111,6 +114,7 @@ impl Admin {
                 "warnings": source.warnings,
                 "unreadable": source.unreadable,
             },
+            "issuerKeys": self.keys.status(),
             "proxies": self.proxies.list(),
         })
         .to_string();

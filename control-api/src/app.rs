@@ -9,6 +9,7 @@ use crate::ca::token::TokenKey;
 use crate::capture::Knocker;
 use crate::discovery::Discovery;
 use crate::index::{Index, log_problem};
+use crate::jwks::{self, KeyStore};
 use crate::metrics::Metrics;
 use crate::own_certificate::{self, OwnCertificateError};
 use crate::resolve::resolve;
@@ -97,6 +98,7 @@ pub struct App {
     issuer: Issuer,
     trigger: Trigger,
     index: Index,
+    keys: Arc<KeyStore>,
     source: FileSource,
     started: weft_runtime::readiness::Latch,
 }
@@ -127,8 +129,10 @@ impl App {
             trust_domain: trust_domain.clone(),
             roots: root.certificates().iter().map(|root| root.to_vec()).collect(),
         };
-        let index =
-            Index::start(&state, resolved, trust, last_good, metrics.clone()).map_err(StartupError::State)?;
+        let keys = KeyStore::open(settings.jwks.clone(), &state, metrics.clone());
+        let keys = Arc::new(keys.map_err(StartupError::State)?);
+        let index = Index::start(&state, resolved, trust, last_good, keys.clone(), metrics.clone())
+            .map_err(StartupError::State)?;
 
         let own = Arc::new(OwnCertificate::default());
         let tls =
@@ -148,11 +152,24 @@ impl App {
             readiness,
             snapshots: index.snapshots(),
             source: index.status(),
+            keys: keys.clone(),
             proxies,
         };
         let knocker = Knocker::new(index.snapshots(), metrics.clone());
         let server = Server::new(tls, discovery, authority, knocker, metrics, watch);
-        Ok(Self { listener, admin_listener, server, admin, own, issuer, trigger, index, source, started })
+        Ok(Self {
+            listener,
+            admin_listener,
+            server,
+            admin,
+            own,
+            issuer,
+            trigger,
+            index,
+            keys,
+            source,
+            started,
+        })
     }
 
     /// Where proxies connect.
@@ -193,6 +210,7 @@ impl App {
             .map_err(RunError::Thread)?;
         let index_ended = async { while published.changed().await.is_ok() {} };
         let renewing = weft_runtime::spawn("own-certificate", own_certificate::keep(self.own, self.issuer));
+        let fetching = weft_runtime::spawn("issuer-keys", jwks::keep(self.keys));
         let serving = weft_runtime::spawn("server", self.server.run(listener));
         let admin = weft_runtime::spawn("admin-server", self.admin.run(admin_listener, watch));
         self.started.release();
@@ -204,6 +222,7 @@ impl App {
         };
         self.trigger.force();
         renewing.abort();
+        fetching.abort();
         drop(running);
         let _ = tokio::join!(serving, admin);
         ended

@@ -2,6 +2,7 @@
 //! one immutable snapshot after another. It runs on a thread of its own, since compiling a large mesh
 //! takes longer than a stream may wait. Whoever serves only ever sees whole snapshots.
 
+use crate::jwks::KeyStore;
 use crate::metrics::Metrics;
 use crate::resolve::{FileProblem, Refused, Resolved, resolve};
 use crate::snapshot::Snapshot;
@@ -17,6 +18,7 @@ use std::sync::mpsc;
 use std::time::Instant;
 use tokio::sync::watch;
 use weft_config::{Diagnostic, Severity};
+use weft_model::mesh::Mesh;
 use weft_model::trust::TrustBundle;
 
 /// How the source fares, for people.
@@ -42,6 +44,11 @@ pub struct SourceStatus {
 #[derive(Debug)]
 pub struct Index {
     trust: Arc<TrustBundle>,
+    // What was compiled last, without the keys that are fetched.
+    compiled: Mesh,
+    keys: Arc<KeyStore>,
+    // The version of the keys that the snapshot has.
+    filled: u64,
     counter: GenerationCounter,
     last_good: LastGood,
     snapshots: watch::Sender<Arc<Snapshot>>,
@@ -56,12 +63,15 @@ impl Index {
         resolved: Resolved,
         trust: TrustBundle,
         mut last_good: LastGood,
+        keys: Arc<KeyStore>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, StateError> {
         let trust = Arc::new(trust);
         let mut counter = GenerationCounter::load(state.clone())?;
         last_good.accept(&resolved.files)?;
-        let snapshot = Snapshot::build(resolved.compilation.mesh, &trust, &mut counter, None)?;
+        let compiled = resolved.compilation.mesh;
+        let filled = keys.version();
+        let snapshot = Snapshot::build(with_keys(&compiled, &keys), &trust, &mut counter, None)?;
         let now = Instant::now();
         let status = SourceStatus {
             warnings: warnings(&resolved.compilation.diagnostics),
@@ -78,6 +88,9 @@ impl Index {
         );
         let index = Self {
             trust,
+            compiled,
+            keys,
+            filled,
             counter,
             last_good,
             snapshots: watch::Sender::new(Arc::new(snapshot)),
@@ -111,6 +124,7 @@ impl Index {
                 }
                 Err(error) => self.unreadable(&error),
             }
+            self.refill();
         }
     }
 
@@ -150,7 +164,9 @@ impl Index {
             return "refused";
         }
         let before = self.snapshots.borrow().clone();
-        let mesh = resolved.compilation.mesh;
+        self.compiled = resolved.compilation.mesh;
+        self.filled = self.keys.version();
+        let mesh = with_keys(&self.compiled, &self.keys);
         let snapshot = match Snapshot::build(mesh, &self.trust, &mut self.counter, Some(&before)) {
             Ok(snapshot) => snapshot,
             Err(error) => {
@@ -186,6 +202,30 @@ impl Index {
             status.changed = Instant::now();
         });
         if partly { "partly" } else { "applied" }
+    }
+
+    // Other keys were fetched, or became too old: a change of those RequestAuthentications alone.
+    fn refill(&mut self) {
+        let version = self.keys.version();
+        if version == self.filled {
+            return;
+        }
+        let before = self.snapshots.borrow().clone();
+        let mesh = with_keys(&self.compiled, &self.keys);
+        match Snapshot::build(mesh, &self.trust, &mut self.counter, Some(&before)) {
+            Ok(snapshot) => {
+                tracing::info!(
+                    generation = %snapshot.generation(),
+                    change = %Diff::between(Some(&before), &snapshot),
+                    "keys changed"
+                );
+                self.snapshots.send_replace(Arc::new(snapshot));
+                self.filled = version;
+                self.report();
+            }
+            // Tried again at the next look.
+            Err(error) => tracing::error!(error = %crate::chain(&error), "the keys are not applied"),
+        }
     }
 
     fn refuse(&self, refused: Refused) {
@@ -224,6 +264,12 @@ impl Index {
         let bad = status.problems.len() + usize::from(!status.refused.is_empty());
         self.metrics.source_errors.shared([]).set(i64::try_from(bad).unwrap_or(i64::MAX));
     }
+}
+
+fn with_keys(compiled: &Mesh, keys: &KeyStore) -> Mesh {
+    let mut mesh = compiled.clone();
+    keys.fill(&mut mesh);
+    mesh
 }
 
 fn warnings(diagnostics: &[Diagnostic]) -> Vec<Diagnostic> {

@@ -16,6 +16,7 @@ pub mod ca;
 pub mod capture;
 pub mod discovery;
 pub mod index;
+pub mod jwks;
 pub mod metrics;
 pub mod own_certificate;
 pub mod resolve;

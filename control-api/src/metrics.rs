@@ -31,6 +31,12 @@ pub struct Metrics {
     pub knocks: CounterFamily<1>,
     /// When the root certificate ends, in seconds since 1970.
     pub root_expiry: GaugeFamily<0>,
+    /// Fetches of issuers' keys, by outcome.
+    pub jwks_fetches: CounterFamily<1>,
+    /// Key sets of which no keys are held.
+    pub jwks_unresolved: GaugeFamily<0>,
+    /// Key sets whose last fetch failed.
+    pub jwks_failing: GaugeFamily<0>,
     /// Seconds since the source was last looked at with success.
     pub source_age: GaugeFamily<0>,
     /// Seconds since a change last came into force.
@@ -99,6 +105,21 @@ impl Metrics {
             root_expiry: registry.gauge(
                 "weft_control_root_expiry_timestamp_seconds",
                 "When the signing root certificate ends, in seconds since 1970.",
+                [],
+            )?,
+            jwks_fetches: registry.counter(
+                "weft_control_jwks_fetches_total",
+                "Fetches of token issuers' keys, by outcome: fetched or failed.",
+                ["outcome"],
+            )?,
+            jwks_unresolved: registry.gauge(
+                "weft_control_jwks_unresolved",
+                "Token issuers whose keys are not held, so that their tokens are refused.",
+                [],
+            )?,
+            jwks_failing: registry.gauge(
+                "weft_control_jwks_failing",
+                "Token issuers whose keys could not be fetched the last time.",
                 [],
             )?,
             source_age: registry.gauge(

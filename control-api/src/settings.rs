@@ -2,6 +2,7 @@
 //! Parsing refuses what is out of range with one sentence; what depends on the machine (ports,
 //! directories) is judged where it is used.
 
+use crate::jwks::JwksSettings;
 use clap::{Args, Command, FromArgMatches};
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -52,6 +53,9 @@ pub struct ServeSettings {
     #[arg(long, env = "WEFT_CERTIFICATE_LIFETIME", value_name = "DURATION")]
     #[arg(default_value = DEFAULT_CERTIFICATE_LIFETIME, value_parser = certificate_lifetime)]
     pub certificate_lifetime: Duration,
+    /// Where keys of token issuers may be fetched
+    #[command(flatten)]
+    pub jwks: JwksSettings,
     /// What is logged: off, error, warn, info, debug, trace, or target=level lists
     #[arg(long, env = "WEFT_LOG", value_name = "LEVEL", default_value = "info")]
     pub log: LogFilter,
@@ -108,7 +112,7 @@ fn token_lifetime(text: &str) -> Result<Duration, String> {
     within(text, Duration::from_secs(1), TOKEN_LIFETIME_MAX)
 }
 
-fn within(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+pub(crate) fn within(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
     let duration = parse_duration(text).map_err(|error| error.to_string())?;
     if (least..=most).contains(&duration) {
         return Ok(duration);

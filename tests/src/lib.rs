@@ -15,6 +15,7 @@ pub mod client;
 pub mod http1;
 pub mod http2;
 pub mod issuer;
+pub mod key_server;
 pub mod mesh;
 pub mod metrics;
 pub mod netns;

@@ -33,6 +33,7 @@ pub struct Mesh {
     listen: Port,
     admin: Port,
     certificate_lifetime: Option<String>,
+    control_arguments: Vec<String>,
     directory: tempfile::TempDir,
 }
 
@@ -178,6 +179,7 @@ impl Mesh {
         command.arg("--policies").arg(self.policies()).arg("--state").arg(self.state());
         command.args(["--listen", &self.listen.address().to_string()]);
         command.args(["--admin-listen", &self.admin.address().to_string(), "--log", "info"]);
+        command.args(&self.control_arguments);
         if let Some(lifetime) = &self.certificate_lifetime {
             command.args(["--certificate-lifetime", lifetime]);
         }
@@ -339,6 +341,7 @@ async fn start(builder: Builder) -> Mesh {
         listen: Port::claim(),
         admin: Port::claim(),
         certificate_lifetime: builder.certificate_lifetime.clone(),
+        control_arguments: builder.control_arguments.clone(),
         directory,
     };
     fs::create_dir(mesh.policies()).expect("a directory");

@@ -12,6 +12,7 @@ pub struct Builder {
     pub(super) policies: Vec<(String, String)>,
     pub(super) mesh_config: Option<String>,
     pub(super) certificate_lifetime: Option<String>,
+    pub(super) control_arguments: Vec<String>,
 }
 
 /// A workload: one proxy, and the application behind it if there is one.
@@ -177,6 +178,12 @@ impl Builder {
     /// How long certificates live.
     pub fn certificate_lifetime(mut self, lifetime: &str) -> Self {
         self.certificate_lifetime = Some(lifetime.to_owned());
+        self
+    }
+
+    /// Further arguments of the control API.
+    pub fn control_arguments(mut self, arguments: &[&str]) -> Self {
+        self.control_arguments.extend(arguments.iter().map(ToString::to_string));
         self
     }
 
