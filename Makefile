@@ -21,7 +21,7 @@ test: ## Run all tests that need Rust alone
 	$(CARGO) test --locked --workspace
 
 test-peers: ## Run the tests against foreign clients (tests/peers/install.sh puts them in place)
-	$(CARGO) test --locked -p weft-tests --features peers --test peers_clients --test peers_pods --test netns_rules
+	$(CARGO) test --locked -p weft-tests --features peers --test peers_clients --test peers_pods --test peers_databases --test netns_rules
 
 lint: ## Check formatting and lints
 	$(CARGO) fmt --all --check

@@ -12,9 +12,19 @@ use crate::workload::Workload;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// What becomes of connections to addresses that the mesh has nothing at.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum OutboundTraffic {
+    /// They pass as they are.
+    #[default]
+    AllowAny,
+    /// They are refused.
+    RegistryOnly,
+}
 
 /// What holds for the whole mesh.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -35,6 +45,17 @@ pub struct MeshConfig {
     pub peer_authentication_default: TlsMode,
     /// The request timeout of rules that have none. `None`: no timeout.
     pub request_timeout_default: Option<Duration>,
+    /// What becomes of connections that leave the mesh.
+    pub outbound_traffic: OutboundTraffic,
+}
+
+impl MeshConfig {
+    /// Whether an address is known not to be the mesh's. Where no block of addresses is named, any may
+    /// be.
+    pub fn is_outside(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        !self.cidrs.is_empty() && !self.cidrs.iter().any(|block| block.contains(&address))
+    }
 }
 
 impl Default for MeshConfig {
@@ -49,6 +70,7 @@ impl Default for MeshConfig {
             trusted_proxies: 0,
             peer_authentication_default: TlsMode::Strict,
             request_timeout_default: None,
+            outbound_traffic: OutboundTraffic::default(),
         }
     }
 }

@@ -67,6 +67,7 @@ reasons! {
     UpgradeUnsupported "upgrade_unsupported" 501 12 Client "The upgrade cannot be carried on this connection.";
     MethodUnsupported "method_unsupported" 501 12 Client "The method cannot be carried here, for instance CONNECT inside a mesh connection.";
     TlsRequired "tls_required" 403 16 Client "The workload accepts only mutual TLS, and the connection is plaintext or not the mesh's.";
+    HttpRequired "http_required" 400 13 Client "The port carries HTTP, as it is declared or as a policy needs it, and the connection is not HTTP.";
     AuthorizationDenied "authorization_denied" 403 7 Client "An authorization policy denies the request.";
     AuthorizationUnresolved "authorization_unresolved" 403 7 Configuration "A policy that binds this workload is not held or not understood, so the request is denied.";
     JwtInvalid "jwt_invalid" 401 16 Client "The request carries a token that is not valid.";

@@ -72,6 +72,11 @@ impl RouteTable {
         table
     }
 
+    /// Whether any route is attached, held or not: requests are expected then.
+    pub fn is_attached(&self) -> bool {
+        self.attached
+    }
+
     /// Chooses.
     pub fn lookup(&self, facts: &HttpFacts<'_>) -> Lookup<'_> {
         if !self.attached {

@@ -192,6 +192,7 @@ fn main() {
             plaintext_clients: Default::default(),
             families: Families::new(&registry).expect("families must be made"),
             access_log: AccessLog::to_stdout(Mode::Errors).expect("a thread must start"),
+            told: Default::default(),
             settings: settings.clone(),
             registry: registry.clone(),
             admitting: tokio::sync::watch::Sender::new(true).subscribe(),

@@ -124,6 +124,7 @@ pub fn run(settings: Settings, log: Option<LogHandle>) -> Result<(), AppError> {
         registry,
         families,
         access_log,
+        told: Default::default(),
         drain: watch,
         probes: Probes::default(),
         arrivals: arrivals.clone(),

@@ -28,7 +28,7 @@ use metrics::ControlMetrics;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-use subscription::Subscription;
+use subscription::{NAMES_MAX, Subscription};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -51,6 +51,9 @@ const MESSAGE_BYTES_MAX: usize = 16 << 20;
 const REQUESTS_MAX: usize = 256;
 /// Names that are asked for in one request.
 const NAMES_AT_ONCE: usize = 256;
+/// Addresses outside the mesh that are forgotten at once where no more names may be asked for: few
+/// requests then make room for many.
+const FORGOTTEN_AT_ONCE: usize = NAMES_MAX / 10;
 /// How long the opening may take: a server that accepts and says nothing is as good as gone.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long changes are collected before the last good configuration is written.
@@ -271,6 +274,12 @@ impl Control {
     /// Takes what is asked for off the queue, at most so much at once; the names to subscribe to.
     fn collect(&mut self, first: Asked) -> Option<DeltaDiscoveryRequest> {
         let mut names = Vec::new();
+        let mut forgotten = None;
+        if self.subscription.is_full() {
+            // An application that calls half the world must not lose the mesh for it.
+            let absent = self.store.forget_absent(FORGOTTEN_AT_ONCE);
+            forgotten = self.subscription.forget(absent);
+        }
         let mut next = Some(first);
         while let Some(asked) = next {
             if self.subscription.is_full() {
@@ -283,8 +292,14 @@ impl Control {
             }
             next = if names.len() < NAMES_AT_ONCE { self.demands.try_recv().ok() } else { None };
         }
-        let request = self.subscription.ask(names, &self.store);
+        let mut request = self.subscription.ask(names, &self.store);
         self.metrics.subscribed(self.store.names().count());
+        match (&mut request, forgotten) {
+            (Some(request), Some(forgotten)) => {
+                request.resource_names_unsubscribe = forgotten.resource_names_unsubscribe;
+            }
+            (request, forgotten) => *request = request.take().or(forgotten),
+        }
         request
     }
 

@@ -1,15 +1,17 @@
 //! From the mesh to the application: a connection's phases.
 //!
 //! detect → TLS (who calls, and what for) → the server policy of the port → HTTP → [`http`], the
-//! inbound stack. Only `weft1-*` is terminated; everything else counts as plaintext and is refused
-//! where the port's mode is STRICT, but for the kubelet's [`probe`]s. A connection that names another workload is refused as
-//! undelivered, so that the client tries where it meant to go.
+//! inbound stack; opaque bytes → [`tcp`]. Only `weft1-*` is terminated, and says itself what is
+//! inside; everything else counts as [`plaintext`] and is refused where the port's mode is STRICT, but
+//! for the kubelet's [`probe`]s. A connection that names another workload is refused as undelivered, so
+//! that the client tries where it meant to go.
 
 pub mod applications;
 pub mod connection;
 pub mod http;
 pub mod judge;
 pub mod plaintext;
+pub mod plaintext_clients;
 pub mod probe;
 pub mod probe_https;
 pub mod probe_rules;
@@ -18,7 +20,7 @@ pub mod signature;
 pub mod tcp;
 pub mod token;
 
-use crate::detect::{self, Spoken};
+use crate::detect::{DEFAULT_SILENCE, DEFAULT_SILENCE_MAX, Expect, Opening, Spoken};
 use crate::h1;
 use crate::h2;
 use crate::http::Limits;
@@ -28,12 +30,16 @@ use crate::pool::{Dial, Pool};
 use crate::stream::Stream;
 use crate::tls::MeshAlpn;
 use crate::worker::Worker;
+use bytes::Bytes;
 use connection::{Connection, Mesh};
 use http::Inbound;
+use plaintext::First;
+use plaintext_clients::Verdict;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
+use weft_model::authentication::TlsMode;
 
 /// How long a client may take over its TLS handshake.
 pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,20 +81,59 @@ pub async fn serve_at(
     client: SocketAddr,
     local: SocketAddr,
 ) {
-    let Ok(spoken) = detect::detect(&stream, detect::DEFAULT_SILENCE_MAX).await else { return };
-    match spoken {
-        Spoken::Nothing => {}
-        Spoken::Tls => {
+    let mut opening = Opening::new(stream);
+    let policy = worker.policy.current();
+    let mode = policy.own.tls.of_port(local.port());
+    let declared = policy.own.workload.as_ref().and_then(|own| own.port(local.port()));
+    let protocol = declared.map(|port| port.protocol).unwrap_or_default();
+    drop(policy);
+    let expect = if protocol.is_http() { Expect::Http } else { Expect::Any };
+    let spoken = match (mode, expect) {
+        // Whoever may come at all speaks first: TLS.
+        (TlsMode::Strict, _) => spoken_in_time(&mut opening, expect, DEFAULT_HANDSHAKE_TIMEOUT).await,
+        (_, Expect::Http) => spoken_in_time(&mut opening, expect, DEFAULT_SILENCE_MAX).await,
+        (_, Expect::Any) => {
             let connection = Connection::new(worker.clone(), application.clone(), client, local, None);
-            if let Some(pass) = probe_https::recognise(&connection, &stream).await {
-                return probe_https::carry(Rc::new(connection), pass, Stream::Tcp(stream)).await;
+            let silence = match (mode, protocol.is_opaque()) {
+                // Nobody comes by the mesh, and it is declared that nobody needs to be waited for.
+                (TlsMode::Disable, true) => Duration::ZERO,
+                _ => DEFAULT_SILENCE,
+            };
+            match Box::pin(plaintext::first(Rc::new(connection), &mut opening, silence)).await {
+                Some(First::Client(spoken)) => Some(spoken),
+                Some(First::Opaque(connection, opened)) => {
+                    plaintext::carry(connection, opening, opened).await;
+                    return;
+                }
+                None => None,
             }
+        }
+    };
+    match spoken {
+        None | Some(Spoken::Nothing) => {}
+        Some(Spoken::Tls(hello)) if hello.mesh => {
+            // Looked into, and nothing of it taken.
+            let Some(stream) = opening.into_tcp() else { return };
             serve_mesh(worker, application, stream, client, local).await;
         }
-        Spoken::Http1 | Spoken::Http2 => {
-            serve_plaintext(worker, application, stream, client, local, spoken).await;
+        Some(spoken @ (Spoken::Http1 | Spoken::Http2)) => {
+            serve_plaintext(worker, application, opening.into_stream(), client, local, spoken).await;
+        }
+        Some(spoken @ (Spoken::Tls(_) | Spoken::Opaque)) => {
+            let connection = Connection::new(worker, application, client, local, None);
+            if let Spoken::Tls(hello) = &spoken
+                && let Some(pass) = probe_https::recognise(&connection, hello)
+            {
+                return probe_https::carry(Rc::new(connection), pass, opening.into_stream()).await;
+            }
+            plaintext::serve(connection, opening, spoken).await;
         }
     }
+}
+
+/// What a client says, in time. `None`: nothing.
+async fn spoken_in_time(opening: &mut Opening, expect: Expect, silence_max: Duration) -> Option<Spoken> {
+    tokio::time::timeout(silence_max, opening.spoken(expect)).await.ok()?.ok()
 }
 
 async fn serve_mesh(
@@ -102,10 +147,7 @@ async fn serve_mesh(
     let accepted = match worker.shared.tls.accept(stream, deadline).await {
         Ok(accepted) => accepted,
         Err(error) => {
-            worker.connections.plaintext("refused");
-            let client = SocketAddr::new(client.ip().to_canonical(), client.port());
-            let (policy, clients) = (worker.policy.current(), &worker.shared.plaintext_clients);
-            clients.note(&policy, client.ip(), local.port(), plaintext::Verdict::Refused);
+            plaintext::count_stranger(&worker, client, local, Verdict::Refused);
             tracing::info!(%client, %error, "inbound handshake failed");
             return;
         }
@@ -128,14 +170,14 @@ async fn serve_mesh(
             let drain = ConnectionDrain::new(&drain);
             let _ = h1::serve(accepted.stream, &inbound, &Limits::default(), &drain).await;
         }
-        MeshAlpn::Tcp => tcp::carry(connection, accepted.stream).await,
+        MeshAlpn::Tcp => tcp::carry(connection, accepted.stream, Bytes::new()).await,
     }
 }
 
 async fn serve_plaintext(
     worker: Rc<Worker>,
     application: Rc<Application>,
-    stream: TcpStream,
+    stream: Stream,
     client: SocketAddr,
     local: SocketAddr,
     spoken: Spoken,
@@ -143,25 +185,19 @@ async fn serve_plaintext(
     let drain = worker.shared.drain.clone();
     let connection = Rc::new(Connection::new(worker.clone(), application, client, local, None));
     let policy = worker.policy.current();
-    let admitted = connection.admit(&policy).is_ok();
-    // Of a node that is refused the probes are let through, and nothing else: no client to look after.
-    if !admitted && connection.is_from_node(&policy) {
-        worker.connections.plaintext("node");
-    } else {
-        let (verdict, noted) = match admitted {
-            true => ("admitted", plaintext::Verdict::Admitted),
-            false => ("refused", plaintext::Verdict::Refused),
-        };
-        worker.connections.plaintext(verdict);
-        let clients = &worker.shared.plaintext_clients;
-        clients.note(&policy, connection.client().ip(), local.port(), noted);
-    }
+    let verdict = match connection.admit(&policy) {
+        Ok(()) => "admitted",
+        // Its probes are let through, and nothing else of it.
+        Err(_) if connection.is_from_node(&policy) => "node",
+        Err(_) => "refused",
+    };
     drop(policy);
+    plaintext::count(&connection, verdict);
     let inbound = Rc::new(Inbound::new(connection));
     if spoken == Spoken::Http2 {
-        h2::serve(Stream::Tcp(stream), inbound, &h2::Settings::server(), &drain).await;
+        h2::serve(stream, inbound, &h2::Settings::server(), &drain).await;
     } else {
         let drain = ConnectionDrain::new(&drain);
-        let _ = h1::serve(Stream::Tcp(stream), &*inbound, &Limits::default(), &drain).await;
+        let _ = h1::serve(stream, &*inbound, &Limits::default(), &drain).await;
     }
 }

@@ -1,25 +1,30 @@
 //! From the application to the mesh: a connection's phases, and where this worker calls.
 //!
 //! A connection has a fixed target (a per-service port, a CONNECT that was answered) or is an HTTP
-//! proxy's, where each request names its own. Then: detect → HTTP → [`http`], the outbound stack.
+//! proxy's, where each request names its own. What is spoken is declared, or [`first`] finds it out.
+//! Then: HTTP → [`http`], the outbound stack; opaque bytes → [`tcp`].
 
 pub mod balancer;
+pub mod first;
 pub mod http;
+pub mod passthrough;
 pub mod retry;
 pub mod tcp;
 
-use crate::detect::{self, Spoken};
+use crate::detect::guess::{Guess, Kind};
+use crate::detect::{self, DEFAULT_SILENCE_MAX, Expect, Opening, Spoken};
 use crate::h1;
 use crate::h2;
 use crate::http::{Limits, RequestHead, Response};
 use crate::listener::ConnectionDrain;
-use crate::metrics::{Direction, ServiceLabels};
+use crate::metrics::{Direction, Ends, ServiceLabels};
 use crate::policy::{Asked, Destination, DestinationPort, Policy, Resolution};
 use crate::pool::Pool;
 use crate::stream::Stream;
 use crate::worker::Worker;
 use balancer::Balancer;
 use bytes::Bytes;
+use first::{DEFAULT_REFUSED_SILENCE_MAX, First};
 use http::Outbound;
 use retry::RetryBudget;
 use std::cell::RefCell;
@@ -63,6 +68,23 @@ pub struct Port {
     pub budget: Rc<RetryBudget>,
     /// What metrics call it.
     pub labels: Arc<ServiceLabels>,
+    /// What it turned out to speak, where that is not declared.
+    pub guess: Rc<Guess>,
+}
+
+impl Port {
+    /// Whether requests are expected: declared, or implied by a route for them.
+    fn is_http(&self) -> bool {
+        self.model.protocol.is_http() || self.model.routes.is_attached()
+    }
+}
+
+/// What is at an address or behind a name.
+pub enum Found {
+    /// A port of the mesh.
+    Port(Rc<Port>),
+    /// Nothing of the mesh: the address as it was dialled.
+    Outside(SocketAddr),
 }
 
 /// Where a worker calls. Balancers live as long as their destination is known.
@@ -74,39 +96,143 @@ pub struct Destinations {
 
 /// Serves a connection from the application.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, client: SocketAddr, target: Target) {
-    if let Target::Destination { asked, port } = &target
-        && let Ok(found) = worker.destinations.port(&worker, asked, *port).await
-        && found.model.protocol.is_opaque()
-    {
-        // Declared: no wait for who speaks first.
-        tcp::carry(&worker, &found, Stream::Tcp(stream), Bytes::new()).await;
-        return;
-    }
-    let Ok(spoken) = detect::detect(&stream, detect::DEFAULT_SILENCE_MAX).await else { return };
-    if let (Spoken::Tls, Target::Destination { asked, port }) = (spoken, &target) {
-        // The application's own TLS, on a port that declares nothing or HTTP: carried as it is, for the
-        // peer's proxy to judge without seeing requests.
-        if let Ok(found) = worker.destinations.port(&worker, asked, *port).await {
-            tcp::carry(&worker, &found, Stream::Tcp(stream), Bytes::new()).await;
+    match target {
+        Target::Proxy => serve_proxy(worker, stream, client).await,
+        Target::Destination { asked, port } => {
+            serve_destination(worker, Opening::new(stream), client, asked, port).await;
         }
-        return;
     }
-    let connect = matches!(target, Target::Proxy);
-    let handler = Rc::new(Outbound::new(worker.clone(), client, target));
+}
+
+/// Serves a client that uses this port as its HTTP proxy: it speaks HTTP.
+async fn serve_proxy(worker: Rc<Worker>, stream: TcpStream, client: SocketAddr) {
+    let mut opening = Opening::new(stream);
+    let Some(spoken) = spoken_in_time(&mut opening, Expect::Http, DEFAULT_SILENCE_MAX).await else { return };
+    let handler = Rc::new(Outbound::new(worker.clone(), client, Target::Proxy));
     let drain = worker.shared.drain.clone();
-    if spoken == Spoken::Http2 {
-        h2::serve(Stream::Tcp(stream), handler, &h2::Settings::server(), &drain).await;
-        return;
+    let stream = opening.into_stream();
+    match spoken {
+        Spoken::Nothing => {}
+        Spoken::Http2 => {
+            h2::serve(stream, handler, &h2::Settings::server(), &drain).await;
+        }
+        // What is not HTTP is for its parser to refuse.
+        Spoken::Http1 | Spoken::Tls(_) | Spoken::Opaque => {
+            let limits = Limits { connect: true, ..Limits::default() };
+            if let Ok(h1::Outcome::Connect { head, stream, buffered }) =
+                h1::serve(stream, &*handler, &limits, &ConnectionDrain::new(&drain)).await
+            {
+                // Boxed: the path is rare, and the future would otherwise lie in every connection's.
+                Box::pin(tunnel(worker, client, &head, stream, buffered)).await;
+            }
+        }
     }
-    if spoken == Spoken::Nothing {
-        return;
+}
+
+/// Serves a client that dialled a destination. What its owner declared holds; else whoever speaks
+/// first decides.
+async fn serve_destination(
+    worker: Rc<Worker>,
+    mut opening: Opening,
+    client: SocketAddr,
+    asked: Asked,
+    port: u16,
+) {
+    let found = match worker.destinations.find(&worker, &asked, port).await {
+        Ok(Found::Outside(address)) => {
+            let (stream, buffered) = opening.into_parts();
+            passthrough::carry(&worker, address, stream, buffered).await;
+            return;
+        }
+        Ok(Found::Port(found)) => Ok(found),
+        Err(reason) => Err(reason),
+    };
+    let spoken = match found {
+        Ok(found) if found.model.protocol.is_opaque() => {
+            let (stream, buffered) = opening.into_parts();
+            tcp::carry(&worker, &found, stream, buffered).await;
+            return;
+        }
+        Ok(found) if found.is_http() => {
+            match spoken_in_time(&mut opening, Expect::Http, DEFAULT_SILENCE_MAX).await {
+                Some(Spoken::Tls(hello)) => {
+                    worker.metrics.answered(DIRECTION, Reason::HttpRequired);
+                    tracing::info!(
+                        service = %found.labels.host,
+                        port,
+                        server_name = hello.server_name.as_deref(),
+                        reason = Reason::HttpRequired.label(),
+                        "TLS on a port that is declared as HTTP; appProtocol: https would declare it"
+                    );
+                    detect::refuse_tls(opening).await;
+                    return;
+                }
+                spoken => spoken,
+            }
+        }
+        Ok(found) => match Box::pin(first::first(&worker, &found, &mut opening)).await {
+            Err(_) => return,
+            Ok(First::Client(spoken)) => Some(spoken),
+            Ok(First::Opaque(opened)) => {
+                let (stream, buffered) = opening.into_parts();
+                match opened {
+                    Some(opened) => tcp::carry_over(&worker, &found, opened, stream, buffered).await,
+                    None => tcp::carry(&worker, &found, stream, buffered).await,
+                }
+                return;
+            }
+            Ok(First::Refused(reason)) => {
+                return tcp::refuse(&worker, &found, reason, &opening.into_stream());
+            }
+        },
+        // An HTTP client is told why; any other sees the connection end.
+        Err(reason) => match spoken_in_time(&mut opening, Expect::Any, DEFAULT_REFUSED_SILENCE_MAX).await {
+            Some(spoken) if spoken.is_http() => Some(spoken),
+            _ => {
+                worker.metrics.answered(DIRECTION, reason);
+                if matches!((&asked, reason), (Asked::Address(_), Reason::ServiceUnknown)) {
+                    passthrough::refused(&worker);
+                }
+                tracing::info!(destination = %asked, port, reason = reason.label(), "connection refused");
+                opening.into_stream().reset_on_close();
+                return;
+            }
+        },
+    };
+    let handler = Rc::new(Outbound::new(worker.clone(), client, Target::Destination { asked, port }));
+    let drain = worker.shared.drain.clone();
+    let stream = opening.into_stream();
+    match spoken {
+        Some(Spoken::Http2) => {
+            h2::serve(stream, handler, &h2::Settings::server(), &drain).await;
+        }
+        Some(Spoken::Http1) => {
+            let _ = h1::serve(stream, &*handler, &Limits::default(), &ConnectionDrain::new(&drain)).await;
+        }
+        Some(Spoken::Tls(_) | Spoken::Opaque | Spoken::Nothing) | None => {}
     }
-    let limits = Limits { connect, ..Limits::default() };
-    if let Ok(h1::Outcome::Connect { head, stream, buffered }) =
-        h1::serve(Stream::Tcp(stream), &*handler, &limits, &ConnectionDrain::new(&drain)).await
-    {
-        // Boxed: the path is rare, and the future would otherwise lie in every connection's.
-        Box::pin(tunnel(worker, client, &head, stream, buffered)).await;
+}
+
+/// What a client says. `None`: it was silent too long.
+async fn spoken_in_time(opening: &mut Opening, expect: Expect, silence_max: Duration) -> Option<Spoken> {
+    tokio::time::timeout(silence_max, opening.spoken(expect)).await.ok()?.ok()
+}
+
+/// Notes what a port that declares nothing turned out to be, and tells it once, with the line that
+/// would declare it.
+fn remember(worker: &Worker, port: &Port, kind: Kind, first: &[u8], server_name: Option<&str>) {
+    let model = &port.model;
+    if port.guess.remember(kind) && worker.shared.told.is_new(&model.destination, model.port, kind) {
+        tracing::info!(
+            service = %port.labels.host,
+            port = model.port,
+            guess = kind.as_str(),
+            server_name,
+            declare = %format_args!(
+                "- {{ port: {}, appProtocol: {} }}", model.port, kind.declaration(first)
+            ),
+            "a port declares no protocol: this was guessed"
+        );
     }
 }
 
@@ -120,16 +246,21 @@ async fn tunnel(
     buffered: Bytes,
 ) {
     use tokio::io::AsyncWriteExt;
-    let handler = Outbound::new(worker.clone(), client, Target::Proxy);
-    let resolved = match target_of(&worker, head.authority(), None) {
-        Ok((asked, port)) => {
-            worker.destinations.port(&worker, &asked, port).await.map(|found| (asked, port, found))
-        }
+    let target = target_of(&worker, head.authority(), None);
+    let resolved = match &target {
+        Ok((asked, port)) => worker.destinations.find(&worker, asked, *port).await,
+        Err(reason) => Err(*reason),
+    };
+    let resolved = match resolved {
+        Ok(Found::Port(_)) => Ok(None),
+        // Connected before it is said to be.
+        Ok(Found::Outside(address)) => passthrough::connect(&worker, address).await.map(Some),
         Err(reason) => Err(reason),
     };
-    let (asked, port, found) = match resolved {
-        Ok(found) => found,
+    let outside = match resolved {
+        Ok(outside) => outside,
         Err(reason) => {
+            let handler = Outbound::new(worker.clone(), client, Target::Proxy);
             let response = h1::Handler::refuse(&handler, reason, Some(head));
             let _ = stream.write_all(&connect_refusal(&response, reason)).await;
             let _ = stream.shutdown().await;
@@ -139,26 +270,12 @@ async fn tunnel(
     if stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.is_err() {
         return;
     }
-    if found.model.protocol.is_opaque() {
-        tcp::carry(&worker, &found, stream, buffered).await;
-        return;
-    }
-    let target = Target::Destination { asked, port };
-    let drain = worker.shared.drain.clone();
-    let handler = Rc::new(Outbound::new(worker.clone(), client, target));
-    let Ok((spoken, stream)) = detect::detect_by_reading(stream, buffered, detect::DEFAULT_SILENCE_MAX).await
-    else {
-        return;
-    };
-    match spoken {
-        Spoken::Http2 => {
-            h2::serve(stream, handler, &h2::Settings::server(), &drain).await;
+    match (outside, target) {
+        (Some(server), _) => passthrough::carry_over(&worker, stream, buffered, server).await,
+        (None, Ok((asked, port))) => {
+            serve_destination(worker, Opening::of(stream, buffered), client, asked, port).await;
         }
-        Spoken::Http1 => {
-            let _ = h1::serve(stream, &*handler, &Limits::default(), &ConnectionDrain::new(&drain)).await;
-        }
-        Spoken::Tls => tcp::carry(&worker, &found, stream, Bytes::new()).await,
-        Spoken::Nothing => {}
+        (None, Err(_)) => {}
     }
 }
 
@@ -197,16 +314,44 @@ pub fn target_of(
 impl Destinations {
     /// The port of a destination, asked for on first use.
     pub async fn port(&self, worker: &Worker, asked: &Asked, port: u16) -> Result<Rc<Port>, Reason> {
-        let deadline = Instant::now() + DEFAULT_RESOLVE_TIMEOUT;
-        let resolution = match worker.policy.current().destinations.get(asked) {
-            Some(held) => held.clone(),
-            // Boxed: once per destination.
-            None => {
-                Box::pin(worker.policy.resolve(asked, deadline)).await.ok_or(Reason::ConfigurationMissing)?
-            }
+        match self.resolve(worker, asked).await? {
+            Resolution::Known(destination) => self.known(worker, &destination, port),
+            Resolution::Absent => Err(Reason::ServiceUnknown),
+        }
+    }
+
+    /// The same for a connection, which may lead out of the mesh. What the mesh has something at never
+    /// does, nor what could not be looked up.
+    pub async fn find(&self, worker: &Worker, asked: &Asked, port: u16) -> Result<Found, Reason> {
+        let Asked::Address(address) = asked else {
+            return self.port(worker, asked, port).await.map(Found::Port);
         };
-        let Resolution::Known(destination) = resolution else { return Err(Reason::ServiceUnknown) };
-        self.known(worker, &destination, port)
+        let policy = worker.policy.current();
+        if policy.config.is_outside(address.ip()) {
+            // No look-up, so that such connections depend on nobody.
+            return passthrough::permit(worker, &policy, *address).map(Found::Outside);
+        }
+        drop(policy);
+        match self.resolve(worker, asked).await? {
+            Resolution::Known(destination) => self.known(worker, &destination, port).map(Found::Port),
+            Resolution::Absent => {
+                let policy = worker.policy.current();
+                if !policy.config.cidrs.is_empty() {
+                    // It is the mesh's, and leads nowhere.
+                    return Err(Reason::ServiceUnknown);
+                }
+                passthrough::permit(worker, &policy, *address).map(Found::Outside)
+            }
+        }
+    }
+
+    async fn resolve(&self, worker: &Worker, asked: &Asked) -> Result<Resolution, Reason> {
+        if let Some(held) = worker.policy.current().destinations.get(asked) {
+            return Ok(held.clone());
+        }
+        let deadline = Instant::now() + DEFAULT_RESOLVE_TIMEOUT;
+        // Boxed: once per destination.
+        Box::pin(worker.policy.resolve(asked, deadline)).await.ok_or(Reason::ConfigurationMissing)
     }
 
     fn known(&self, worker: &Worker, destination: &Destination, port: u16) -> Result<Rc<Port>, Reason> {
@@ -223,6 +368,11 @@ impl Destinations {
         {
             return port.clone();
         }
+        // What was learned of a port holds for as long as what is told of it: endpoints may come and go.
+        let guess = match held {
+            Some(port) if Arc::ptr_eq(&port.model.service, &model.service) => port.guess.clone(),
+            _ => Rc::default(),
+        };
         let (balancer, budget, labels) = match held {
             Some(port) => (port.balancer.clone(), port.budget.clone(), port.labels.clone()),
             None => {
@@ -231,7 +381,7 @@ impl Destinations {
             }
         };
         balancer.update(&model.endpoints, &worker.shared.tls);
-        let port = Rc::new(Port { model: model.clone(), balancer, budget, labels });
+        let port = Rc::new(Port { model: model.clone(), balancer, budget, labels, guess });
         ports.insert(key, port.clone());
         port
     }
@@ -287,6 +437,21 @@ fn labels(model: &DestinationPort) -> ServiceLabels {
             let (namespace, name) = uid.as_str().split_once('/').unwrap_or(("unknown", uid.as_str()));
             ServiceLabels { host: name.into(), name: name.into(), namespace: namespace.into() }
         }
+    }
+}
+
+/// The ends of what reaches no endpoint of the mesh.
+fn ends_of(worker: &Worker, service: Arc<ServiceLabels>) -> Ends {
+    let own = &worker.policy.current().own;
+    Ends {
+        direction: DIRECTION,
+        source: own.description.clone(),
+        source_identity: own.workload.as_ref().map(|workload| Arc::new(workload.identity())),
+        destination: Arc::default(),
+        destination_identity: None,
+        service,
+        mutual_tls: false,
+        cells: RefCell::default(),
     }
 }
 

@@ -81,6 +81,15 @@ impl Asked {
     }
 }
 
+impl std::fmt::Display for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Service(name) => name.fmt(f),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
 /// What became of a question.
 #[derive(Clone, Debug)]
 pub enum Resolution {

@@ -284,6 +284,14 @@ impl Pool {
         self.connect(worker, MeshAlpn::Tcp).await
     }
 
+    /// Takes in a connection that was made and on which nothing was said. One between proxies was made
+    /// for opaque bytes and serves nothing else: it is closed.
+    pub fn adopt(&self, stream: Stream) {
+        if matches!(self.dial, Dial::Plain) {
+            self.recycle(h1::ClientConnection::new(stream, self.limits.clone()));
+        }
+    }
+
     async fn connect(&self, worker: &Rc<Worker>, alpn: MeshAlpn) -> Result<Stream, Reason> {
         let made = self.try_connect(worker, alpn).await;
         let outcome = match &made {

@@ -5,7 +5,8 @@
 
 use crate::access_log::AccessLog;
 use crate::capture::Arrivals;
-use crate::inbound::plaintext;
+use crate::detect::guess::Told;
+use crate::inbound::plaintext_clients;
 use crate::inbound::probe::Probes;
 use crate::metrics::Families;
 use crate::policy;
@@ -34,6 +35,8 @@ pub struct Shared {
     pub families: Families,
     /// Where requests are written down.
     pub access_log: AccessLog,
+    /// Which guesses of undeclared protocols were told.
+    pub told: Told,
     /// How far the shutdown is.
     pub drain: drain::Watch,
     /// What probes need to know of each other; no other request asks.
@@ -41,7 +44,7 @@ pub struct Shared {
     /// What came by redirection. `None` in the explicit mode.
     pub arrivals: Option<Arc<Arrivals>>,
     /// Who comes without mutual TLS. Locked once per plaintext connection.
-    pub plaintext_clients: plaintext::Clients,
+    pub plaintext_clients: plaintext_clients::Clients,
     /// What is missing before this proxy is ready.
     pub readiness: Readiness,
     /// Set once connections may be accepted.

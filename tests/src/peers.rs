@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The peers that can be turned off.
-pub const NAMES: [&str; 6] = ["curl", "openssl", "h2load", "python", "grpcio", "websockets"];
+pub const NAMES: [&str; 10] =
+    ["curl", "openssl", "h2load", "python", "grpcio", "websockets", "mariadbd", "mariadb", "postgres", "psql"];
 
 /// The program of a peer. `None`: it is turned off by name.
 pub fn find(name: &str) -> Option<PathBuf> {
@@ -29,6 +30,8 @@ pub fn find(name: &str) -> Option<PathBuf> {
         "grpcio" => python("grpc"),
         "websockets" => python("websockets"),
         "python" => on_path("python3"),
+        // Not a link to it: what belongs to it lies beside it.
+        "postgres" => on_path("postgres").and_then(|path| path.canonicalize().ok()).or_else(debians_postgres),
         program => on_path(program),
     };
     let switch = format!("run tests/peers/install.sh, or turn it off with WEFT_PEERS_SKIP={name}");
@@ -83,7 +86,15 @@ pub fn unproxied(program: &Path) -> Command {
 
 fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|path| path.is_file())
+    // Servers lie where only administrators look.
+    let directories = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    directories.map(|directory| directory.join(program)).find(|path| path.is_file())
+}
+
+/// Debian keeps each version apart, off the path.
+fn debians_postgres() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
+    versions.flatten().map(|version| version.path().join("bin/postgres")).find(|path| path.is_file())
 }
 
 /// The interpreter of the virtual environment, if it has the module.

@@ -6,11 +6,15 @@ use crate::document::quoted;
 use crate::report::At;
 use ipnet::IpNet;
 use std::net::IpAddr;
-use weft_model::mesh::MeshConfig as Model;
+use weft_model::mesh::{MeshConfig as Model, OutboundTraffic};
 use weft_model::spiffe::TrustDomain;
 
 /// The shortest prefix of a block of nodes: 10.0.0.0/8 is the widest that anybody gives to machines.
 const NODE_PREFIX_MIN: u8 = 8;
+
+/// What becomes of connections that leave the mesh, by Istio's names.
+const OUTBOUND_TRAFFIC: [(&str, OutboundTraffic); 2] =
+    [("ALLOW_ANY", OutboundTraffic::AllowAny), ("REGISTRY_ONLY", OutboundTraffic::RegistryOnly)];
 
 /// What the mesh's owner wrote, with the defaults for what was left out.
 #[derive(Debug, Default)]
@@ -63,6 +67,11 @@ pub(crate) fn read(spec: Option<&Object<'_>>) -> MeshConfig {
     if let Some(timeout) = spec.take("requestTimeout").and_then(Value::duration) {
         // As in a route, zero is no timeout.
         model.request_timeout_default = Some(timeout.value).filter(|timeout| !timeout.is_zero());
+    }
+    if let Some(object) = spec.take("outboundTrafficPolicy").and_then(Value::object)
+        && let Some(mode) = object.require("mode").and_then(|value| value.choice(&OUTBOUND_TRAFFIC))
+    {
+        model.outbound_traffic = mode.value;
     }
     MeshConfig { model }
 }

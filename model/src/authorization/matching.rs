@@ -248,7 +248,10 @@ impl Condition {
             Self::SourcePrincipal(clause) => both(clause, text(source.map(SpiffeId::principal))),
             Self::SourceNamespace(clause) => both(clause, text(source.map(SpiffeId::namespace))),
             Self::SourceServiceAccount(clause) => both(clause, account(source)),
-            Self::ConnectionSni(clause) => both(clause, text(connection.sni)),
+            // A host's name, in whatever case a client writes it.
+            Self::ConnectionSni(clause) => both(clause, |pattern: &StringMatch| {
+                connection.sni.is_some_and(|sni| pattern.matches_ignoring_case(sni))
+            }),
             Self::SourceIp(clause) => both(clause, block(connection.source_address)),
             Self::RemoteIp(clause) => match facts.original_address() {
                 Some(address) => both(clause, block(address)),

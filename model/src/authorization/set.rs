@@ -2,7 +2,7 @@
 
 use super::index::{Index, Phase};
 use super::miss::{self, NearestMiss};
-use super::{Action, Authorization, Facts, Provenance};
+use super::{Action, Authorization, Facts, Operation, Provenance};
 use crate::names::ResourceName;
 use std::fmt;
 use std::sync::Arc;
@@ -151,6 +151,20 @@ impl AuthorizationSet {
     /// Whether any rule looks at the path, be it only to audit or as a dry run.
     pub fn looks_at_path(&self) -> bool {
         self.kinds.path
+    }
+
+    /// Whether an enforced rule looks at HTTP on this port of the workload, so that what cannot be looked
+    /// at must not pass there.
+    pub fn needs_http(&self, port: u16) -> bool {
+        let of_port = |operation: &Operation| {
+            let ports = &operation.ports;
+            (ports.any.is_empty() || ports.any.contains(&port)) && !ports.not.contains(&port)
+        };
+        self.policies
+            .iter()
+            .filter(|policy| !policy.dry_run && policy.action != Action::Audit)
+            .flat_map(|policy| &policy.rules)
+            .any(|rule| rule.needs_http() && (rule.operations.is_empty() || rule.operations.iter().any(of_port)))
     }
 
     /// What DENY and ALLOW policies say.

@@ -410,3 +410,21 @@ fn the_nearest_miss_names_rule_place_and_what_failed() {
         assert_eq!(set.nearest_miss(facts, 0), None);
     });
 }
+
+#[test]
+fn a_port_needs_http_where_any_rule_for_it_looks_at_http() {
+    let on = |port: Option<u16>, paths: Clause<StringMatch>| {
+        let ports = Clause { any: port.into_iter().collect(), not: Vec::new() };
+        let operation = Operation { ports, paths, ..Operation::default() };
+        Rule { operations: vec![operation], ..Rule::default() }
+    };
+    let allow = policy(Action::Allow, vec![on(Some(81), Clause::default()), on(Some(80), any(&["/a"]))]);
+    let held = set(&[allow]);
+    assert_eq!([80, 81, 82].map(|port| held.needs_http(port)), [true, false, false]);
+    let deny = policy(Action::Deny, vec![on(None, not(&["/a"]))]);
+    assert!(set(&[deny]).needs_http(82));
+    let header = Condition::RequestHeader("x-a".into(), any(&["1"]));
+    let when = Rule { conditions: vec![header], ..Rule::default() };
+    assert!(set(&[policy(Action::Allow, vec![when])]).needs_http(82));
+    assert!(!set(&[policy(Action::Allow, vec![Rule::default()])]).needs_http(80));
+}

@@ -3,7 +3,7 @@
 use super::authentication::{mode_from_wire, mode_to_wire};
 use super::route::{duration_from_wire, duration_to_wire};
 use super::{Refusal, each, invalid, level, missing, parse};
-use crate::mesh::{Generation, MeshConfig};
+use crate::mesh::{Generation, MeshConfig, OutboundTraffic};
 use crate::proto::v1;
 use crate::trust::TrustBundle;
 
@@ -34,6 +34,11 @@ pub(super) fn config_to_wire(config: &MeshConfig) -> v1::MeshConfig {
         trusted_proxies: config.trusted_proxies,
         peer_authentication_default: mode_to_wire(Some(config.peer_authentication_default)).into(),
         request_timeout_default: config.request_timeout_default.map(duration_to_wire),
+        outbound_traffic: match config.outbound_traffic {
+            OutboundTraffic::AllowAny => v1::OutboundTraffic::AllowAny,
+            OutboundTraffic::RegistryOnly => v1::OutboundTraffic::RegistryOnly,
+        }
+        .into(),
     }
 }
 
@@ -49,6 +54,13 @@ pub(super) fn config_from_wire(message: v1::MeshConfig) -> Result<MeshConfig, Re
         peer_authentication_default: mode_from_wire(message.peer_authentication_default)?
             .ok_or_else(|| missing("the default mode"))?,
         request_timeout_default: message.request_timeout_default.map(duration_from_wire),
+        outbound_traffic: match v1::OutboundTraffic::try_from(message.outbound_traffic) {
+            Ok(v1::OutboundTraffic::AllowAny) => OutboundTraffic::AllowAny,
+            Ok(v1::OutboundTraffic::RegistryOnly) => OutboundTraffic::RegistryOnly,
+            Ok(v1::OutboundTraffic::Unspecified) | Err(_) => {
+                return Err(missing("what becomes of connections that leave the mesh"));
+            }
+        },
     })
 }
 

@@ -7,6 +7,7 @@ use crate::authorization::{
 };
 use crate::endpoints::{Endpoint, Health, Wire};
 use crate::jwks::{Jwk, KeyMaterial};
+use crate::mesh::OutboundTraffic;
 use crate::names::ServiceName;
 use crate::probe::{Check, GrpcCheck, HttpCheck, PROBES_MAX, Probe};
 use crate::request_authentication::{ClaimHeader, JwtRule, KeySource, TokenPlace};
@@ -212,6 +213,7 @@ fn all() -> Vec<Resource> {
             cidrs: vec!["10.0.0.0/8".parse().unwrap()],
             node_cidrs: vec!["192.0.2.0/24".parse().unwrap()],
             request_timeout_default: Some(Duration::from_secs(1)),
+            outbound_traffic: OutboundTraffic::RegistryOnly,
             ..MeshConfig::default()
         })),
         Resource::Authorization(Arc::new(authorization())),

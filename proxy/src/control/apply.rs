@@ -31,6 +31,7 @@ pub struct Store {
     staged: BTreeMap<(Kind, ResourceName), Change>,
     staged_answers: Vec<(String, Answer)>,
     pub(super) asked: BTreeMap<String, Question>,
+    asked_count: u64,
     slices: Slices,
     pub(super) views: Views,
     pub(super) own: Arc<Own>,
@@ -57,6 +58,8 @@ enum Change {
 #[derive(Debug)]
 pub(super) struct Question {
     pub(super) asked: Asked,
+    /// Counts up: who asked first has the lowest.
+    number: u64,
     pub(super) answer: Option<Answer>,
 }
 
@@ -92,6 +95,7 @@ impl Store {
             staged: BTreeMap::new(),
             staged_answers: Vec::new(),
             asked: BTreeMap::new(),
+            asked_count: 0,
             slices: Slices::default(),
             views: Views::new(namespace),
             own: Arc::default(),
@@ -106,8 +110,27 @@ impl Store {
         if self.asked.contains_key(&name) {
             return None;
         }
-        self.asked.insert(name.clone(), Question { asked: asked.clone(), answer: None });
+        self.asked_count += 1;
+        let question = Question { asked: asked.clone(), number: self.asked_count, answer: None };
+        self.asked.insert(name.clone(), question);
         Some(name)
+    }
+
+    /// Forgets addresses at which nothing of the mesh is, at most so many, the longest known first. They
+    /// are asked for again when they are dialled again.
+    pub fn forget_absent(&mut self, most: usize) -> Vec<String> {
+        let absent = |question: &Question| {
+            matches!(question.asked, Asked::Address(_)) && question.answer == Some(Answer::Absent)
+        };
+        let mut found: Vec<(u64, String)> = self
+            .asked
+            .iter()
+            .filter(|(_, question)| absent(question))
+            .map(|(name, question)| (question.number, name.clone()))
+            .collect();
+        found.sort_unstable();
+        found.truncate(most);
+        found.into_iter().map(|(_, name)| name).inspect(|name| drop(self.asked.remove(name))).collect()
     }
 
     /// All names that are asked for.

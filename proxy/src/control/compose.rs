@@ -7,12 +7,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use weft_model::authentication::TlsModes;
 use weft_model::authorization::AuthorizationSet;
-use weft_model::mesh::MeshConfig;
+use weft_model::mesh::{MeshConfig, OutboundTraffic};
 use weft_model::names::ResourceName;
 use weft_model::request_authentication::RequestAuthenticationSet;
 use weft_model::spiffe::TrustDomain;
 use weft_model::trust::TrustBundle;
 use weft_model::wire::{Kind, Resource};
+
+/// What holds while the mesh's configuration is not held or not understood: nothing weaker than it could
+/// be.
+fn config_unknown() -> MeshConfig {
+    MeshConfig { outbound_traffic: OutboundTraffic::RegistryOnly, ..MeshConfig::default() }
+}
 
 impl Store {
     pub(super) fn build_own(&self) -> Own {
@@ -110,7 +116,7 @@ impl Store {
         }
         Policy {
             generation: self.generation().cloned(),
-            config: self.config().unwrap_or_default(),
+            config: self.config().unwrap_or_else(|| Arc::new(config_unknown())),
             own: self.own.clone(),
             destinations,
             stale: self.stale,

@@ -482,6 +482,30 @@ fn absence_is_an_answer_that_can_change() {
 }
 
 #[test]
+fn addresses_outside_the_mesh_make_room_in_the_order_in_which_they_were_asked_for() {
+    let mut store = store();
+    let address = |number: u16| Asked::Address(format!("192.0.2.1:{number}").parse().unwrap());
+    let order = [3, 1, 2];
+    store.ask(&by_name("shop/nobody"));
+    for number in order {
+        store.ask(&address(number));
+    }
+    // Not answered yet: somebody waits for it.
+    store.ask(&address(4));
+    let mut answers = batch(Kind::Service, Vec::new());
+    answers.removed = order.map(|number| address(number).wire_name()).into();
+    answers.removed.push("shop/nobody".to_owned());
+    store.receive(answers);
+    let policy = commit(&mut store, 1);
+    assert!(policy.destinations.contains_key(&address(3)));
+    assert_eq!(store.forget_absent(2), ["@192.0.2.1:3", "@192.0.2.1:1"]);
+    assert_eq!(store.forget_absent(9), ["@192.0.2.1:2"]);
+    assert_eq!(store.names().collect::<Vec<_>>(), ["@192.0.2.1:4", "shop/nobody"]);
+    assert!(!commit(&mut store, 2).destinations.contains_key(&address(3)));
+    assert!(store.ask(&address(3)).is_some(), "it is asked for again");
+}
+
+#[test]
 fn trust_bundles_go_with_the_generation_and_bad_ones_are_refused() {
     let mut store = with_policy();
     let authority = Authority::new("cluster.local");

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use weft_model::authentication::TlsMode;
 use weft_model::reason::Reason;
+use weft_model::service::Protocol;
 use weft_model::sni::MeshServerName;
 use weft_model::workload::{Description, Workload};
 
@@ -25,6 +26,8 @@ pub struct Connection {
     /// As the mesh advertises it.
     local: SocketAddr,
     mesh: Option<Mesh>,
+    /// The server that the application's own TLS names, outside the mesh.
+    server_name: Option<Box<str>>,
     /// What requests are counted under, for that version of the policy.
     ends: RefCell<Option<(u64, Rc<Ends>)>>,
 }
@@ -50,7 +53,28 @@ impl Connection {
     ) -> Self {
         // A listener on all addresses shows IPv4 in IPv6 clothes, in which it is in no block.
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
-        Self { worker, application, client, local, mesh, ends: RefCell::default() }
+        Self { worker, application, client, local, mesh, server_name: None, ends: RefCell::default() }
+    }
+
+    /// With the server that the application's own TLS names.
+    #[must_use]
+    pub fn naming(mut self, server_name: Option<Box<str>>) -> Self {
+        self.server_name = server_name;
+        self
+    }
+
+    /// The server that the client's TLS names: the mesh's, else the application's own.
+    pub fn sni(&self) -> Option<&str> {
+        match &self.mesh {
+            Some(mesh) => Some(&mesh.sni),
+            None => self.server_name.as_deref(),
+        }
+    }
+
+    /// What is declared of the port.
+    pub fn protocol(&self, policy: &Policy) -> Protocol {
+        let own = policy.own.workload.as_ref();
+        own.and_then(|own| own.port(self.local.port())).map(|port| port.protocol).unwrap_or_default()
     }
 
     /// Whose it is.
@@ -117,11 +141,6 @@ impl Connection {
             return Err(Denied::new(Reason::AuthorizationUnresolved, detail, false));
         }
         Ok(())
-    }
-
-    /// The server name of the TLS handshake.
-    pub fn sni(&self) -> Option<&str> {
-        self.mesh.as_ref().map(|mesh| mesh.sni.as_str())
     }
 
     /// What requests are counted under.

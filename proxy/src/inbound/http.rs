@@ -86,8 +86,7 @@ impl Inbound {
     }
 
     fn wire(&self, head: &RequestHead, policy: &Policy, upgrade: bool) -> Wire {
-        let declared = policy.own.workload.as_ref().and_then(|own| own.port(self.connection.local().port()));
-        match declared.map(|port| port.protocol).unwrap_or_default() {
+        match self.connection.protocol(policy) {
             _ if upgrade => Wire::Http1,
             Protocol::Http2 | Protocol::Grpc => Wire::Http2,
             // gRPC exists only over HTTP/2.

@@ -116,13 +116,29 @@ impl Connection {
     /// Judges a connection of opaque bytes that has just come.
     pub fn judge_opaque(&self, policy: &Policy, marks: &mut Marks) -> Result<(), Denied> {
         self.admit(policy)?;
-        self.authorize(policy, None, Occasion::First, marks)
+        self.authorize(policy, None, Occasion::First, marks)?;
+        self.takes_opaque(policy)
     }
 
     /// Judges a connection of opaque bytes again that was admitted.
     pub fn judge_opaque_again(&self, policy: &Policy) -> Result<(), Denied> {
         self.admit(policy)?;
-        self.authorize(policy, None, Occasion::Again, &mut Marks::default())
+        self.authorize(policy, None, Occasion::Again, &mut Marks::default())?;
+        self.takes_opaque(policy)
+    }
+
+    // What the client calls its bytes never helps it: a port that is declared as HTTP takes none that
+    // are opaque, nor does one of which nothing is declared while a rule for it looks at HTTP.
+    fn takes_opaque(&self, policy: &Policy) -> Result<(), Denied> {
+        let protocol = self.protocol(policy);
+        let refused = |detail: &str| Err(Denied::new(Reason::HttpRequired, Some(detail.to_owned()), false));
+        if protocol.is_http() {
+            return refused("the port is declared as HTTP");
+        }
+        if !protocol.is_opaque() && policy.own.authorization.needs_http(self.local().port()) {
+            return refused("a rule for the port looks at HTTP; if it is not, declare appProtocol: tcp");
+        }
+        Ok(())
     }
 
     // The target that must be forwarded, if it is another than came.

@@ -1,20 +1,69 @@
 //! Opaque bytes on their way in: authorized once, by identity, address and port, then carried.
 //!
-//! There is no HTTP to look at, so an HTTP field of a rule never admits (see the model). What is
-//! denied is closed before the application sees a connection.
+//! There is no HTTP to look at, so an HTTP field of a rule never admits (see the model), and a port
+//! that carries HTTP refuses them. What is denied is closed before the application sees a connection.
 
 use super::connection::Connection;
-use super::judge::Marks;
+use super::judge::{Denied, Marks};
 use super::revoke::Live;
 use crate::stream::Stream;
 use crate::tcp::Pair;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use std::io;
 use std::rc::Rc;
+use tokio::io::AsyncReadExt;
+
+/// A connection to the application, admitted, of which nothing was carried yet.
+pub struct Opened {
+    /// From the judgement on, a change of the policy finds it.
+    live: Rc<Live>,
+    stream: Stream,
+    /// What the application said so far.
+    first: BytesMut,
+}
+
+/// What an application says at first: a greeting has room.
+const GREETING_BYTES: usize = 1024;
+
+impl Opened {
+    /// Waits until the application speaks or ends, or until it may not go on: an error.
+    pub async fn hear(&mut self) -> io::Result<usize> {
+        self.first.reserve(GREETING_BYTES);
+        tokio::select! {
+            biased;
+            () = self.live.ended() => Err(io::ErrorKind::PermissionDenied.into()),
+            heard = self.stream.read_buf(&mut self.first) => heard,
+        }
+    }
+
+    /// What the application said so far.
+    pub fn first(&self) -> &[u8] {
+        &self.first
+    }
+
+    /// It is not needed: kept for HTTP where nothing was said on it.
+    pub fn park(self, connection: &Connection) {
+        if self.first.is_empty() {
+            connection.application().adopt(self.stream);
+        }
+    }
+}
 
 /// Carries a connection to the application until both sides have ended, if it may, and for as long as
 /// it may.
-pub async fn carry(connection: Rc<Connection>, client: Stream) {
-    let worker = connection.worker().clone();
+pub async fn carry(connection: Rc<Connection>, client: Stream, buffered: Bytes) {
+    match open(&connection).await {
+        Ok(opened) => carry_over(connection, opened, client, buffered).await,
+        Err(denied) => {
+            refuse(&connection, &denied);
+            client.reset_on_close();
+        }
+    }
+}
+
+/// Connects to the application, if the connection may be carried.
+pub async fn open(connection: &Rc<Connection>) -> Result<Opened, Denied> {
+    let worker = connection.worker();
     let mut marks = Marks::default();
     let judged = connection.judge_opaque(&worker.policy.current(), &mut marks);
     if !marks.is_empty() {
@@ -26,34 +75,38 @@ pub async fn carry(connection: Rc<Connection>, client: Stream) {
             "opaque connection marked"
         );
     }
-    if let Err(denied) = judged {
-        worker.metrics.answered(super::DIRECTION, denied.reason);
-        tracing::info!(
-            client = %connection.client(),
-            source = connection.source(),
-            reason = denied.reason.label(),
-            detail = denied.detail.as_deref().unwrap_or_default(),
-            "opaque connection refused"
-        );
-        client.reset_on_close();
-        return;
-    }
-    let application = connection.application().clone();
-    // From here on a change of the policy finds it.
+    judged?;
+    let application = connection.application();
     let live = Live::new(connection.clone(), None, Some(application.begin()));
-    let server = match application.connect_opaque(&worker).await {
-        Ok(server) => server,
-        Err(reason) => {
-            worker.metrics.answered(super::DIRECTION, reason);
-            tracing::info!(application = %application.address(), reason = reason.label(), "application unreachable");
-            client.reset_on_close();
-            return;
-        }
-    };
+    match application.connect_opaque(worker).await {
+        Ok(stream) => Ok(Opened { live, stream, first: BytesMut::new() }),
+        Err(reason) => Err(Denied::new(reason, None, true)),
+    }
+}
+
+/// Counts and tells a connection that is not carried.
+pub fn refuse(connection: &Connection, denied: &Denied) {
+    connection.worker().metrics.answered(super::DIRECTION, denied.reason);
+    tracing::info!(
+        client = %connection.client(),
+        source = connection.source(),
+        port = connection.local().port(),
+        application = %connection.application().address(),
+        server_name = connection.sni(),
+        reason = denied.reason.label(),
+        detail = denied.detail.as_deref().unwrap_or_default(),
+        "opaque connection refused"
+    );
+}
+
+/// Carries an admitted connection.
+pub async fn carry_over(connection: Rc<Connection>, opened: Opened, client: Stream, buffered: Bytes) {
+    let worker = connection.worker();
+    let Opened { live, stream: server, first } = opened;
     let cells = worker.metrics.tcp_cells(&connection.ends());
     let _open = cells.opened();
     let limits = worker.shared.settings.tcp.limits();
-    let carried = Pair::new(client, server).carry(Bytes::new(), Bytes::new(), limits, cells.meter());
+    let carried = Pair::new(client, server).carry(buffered, first.freeze(), limits, cells.meter());
     let carried = async {
         tokio::select! {
             biased;

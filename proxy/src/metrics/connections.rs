@@ -77,7 +77,7 @@ impl ConnectionMetrics {
     }
 
     /// Counts an inbound connection outside the mesh.
-    pub fn plaintext(&self, verdict: &'static str) {
-        self.families.plaintext.cell([verdict]).inc();
+    pub fn plaintext(&self, verdict: &'static str, source: &'static str) {
+        self.families.plaintext.cell([verdict, source]).inc();
     }
 }

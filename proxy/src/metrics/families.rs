@@ -83,7 +83,7 @@ pub struct Families {
     pub(super) connections_paused: CounterFamily<0>,
     pub(super) handshakes: CounterFamily<3>,
     pub(super) upstream: CounterFamily<2>,
-    pub(super) plaintext: CounterFamily<1>,
+    pub(super) plaintext: CounterFamily<2>,
     pub(super) probes: CounterFamily<2>,
     pub(super) tcp_opened: CounterFamily<22>,
     pub(super) tcp_closed: CounterFamily<22>,
@@ -150,7 +150,7 @@ impl Families {
             plaintext: r.counter(
                 "weft_inbound_plaintext_connections_total",
                 "Inbound connections outside the mesh, by what became of them.",
-                ["verdict"],
+                ["verdict", "source"],
             )?,
             probes: r.counter(
                 "weft_inbound_probes_total",

@@ -12,7 +12,7 @@
 
 use super::balancer::Replica;
 use super::retry::{self, TRIES_MAX};
-use super::{DIRECTION, Port, Target, target_of};
+use super::{DIRECTION, Port, Target, ends_of, target_of};
 use crate::exchange::{Logged, Record, RequestBytes, count_request, observe};
 use crate::h1::{Delivered, Handler, SendError};
 use crate::http::respond::{self, strip_internal};
@@ -245,17 +245,7 @@ impl Outbound {
 
     /// The ends of a request that reached no endpoint.
     fn ends_nowhere(&self, service: Arc<ServiceLabels>) -> Rc<Ends> {
-        let own = &self.worker.policy.current().own;
-        Rc::new(Ends {
-            direction: DIRECTION,
-            source: own.description.clone(),
-            source_identity: own.workload.as_ref().map(|workload| Arc::new(workload.identity())),
-            destination: Arc::default(),
-            destination_identity: None,
-            service,
-            mutual_tls: false,
-            cells: RefCell::default(),
-        })
+        Rc::new(ends_of(&self.worker, service))
     }
 
     /// An answer of our own, counted and written down.

@@ -6,38 +6,82 @@
 use super::Port;
 use super::balancer::Replica;
 use super::retry::TRIES_MAX;
+use crate::pool::InFlight;
 use crate::stream::Stream;
 use crate::tcp::Pair;
 use crate::worker::Worker;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use std::io;
 use std::rc::Rc;
 use std::time::Instant;
+use tokio::io::AsyncReadExt;
 use weft_model::reason::Reason;
+
+/// A connection to an endpoint, of which nothing was carried yet.
+pub struct Opened {
+    replica: Rc<Replica>,
+    stream: Stream,
+    /// What the server said so far.
+    first: BytesMut,
+    /// Counts for the balancer from here on.
+    _in_flight: InFlight,
+}
+
+/// What an endpoint says at first: a greeting has room.
+const GREETING_BYTES: usize = 1024;
+
+impl Opened {
+    /// Waits until the server speaks or ends; how many bytes it said. An error: it was cut, which is
+    /// how a peer's proxy refuses.
+    pub async fn hear(&mut self) -> io::Result<usize> {
+        self.first.reserve(GREETING_BYTES);
+        self.stream.read_buf(&mut self.first).await
+    }
+
+    /// What the server said so far.
+    pub fn first(&self) -> &[u8] {
+        &self.first
+    }
+
+    /// It is not needed: kept for HTTP where nothing was said on it and it has no other purpose.
+    pub fn park(self) {
+        if self.first.is_empty() {
+            self.replica.pool.adopt(self.stream);
+        }
+    }
+}
 
 /// Carries a connection to the destination until both sides have ended.
 pub async fn carry(worker: &Rc<Worker>, port: &Port, client: Stream, buffered: Bytes) {
-    let (replica, server) = match connect(worker, port).await {
-        Ok(connected) => connected,
-        Err(reason) => {
-            worker.metrics.answered(super::DIRECTION, reason);
-            tracing::info!(service = %port.labels.host, reason = reason.label(), "opaque connection failed");
-            // As near as it comes to the connection that was refused: an end would look like an answer.
-            client.reset_on_close();
-            return;
-        }
-    };
+    match connect(worker, port).await {
+        Ok(opened) => carry_over(worker, port, opened, client, buffered).await,
+        Err(reason) => refuse(worker, port, reason, &client),
+    }
+}
+
+/// The same over a connection that is made already.
+pub async fn carry_over(worker: &Rc<Worker>, port: &Port, opened: Opened, client: Stream, buffered: Bytes) {
+    let Opened { replica, stream: server, first, _in_flight } = opened;
     let ends = replica.ends(worker, &port.labels);
     let cells = worker.metrics.tcp_cells(&ends);
     let _open = cells.opened();
-    let _in_flight = replica.pool.begin();
     let limits = worker.shared.settings.tcp.limits();
-    let carried = Pair::new(client, server).carry(buffered, Bytes::new(), limits, cells.meter());
+    let carried = Pair::new(client, server).carry(buffered, first.freeze(), limits, cells.meter());
     if let Some(end) = worker.shared.drain.until_forced(carried).await {
         tracing::debug!(service = %port.labels.host, end = end.as_str(), "opaque connection ended");
     }
 }
 
-async fn connect(worker: &Rc<Worker>, port: &Port) -> Result<(Rc<Replica>, Stream), Reason> {
+/// Counts and tells a connection that leads nowhere.
+pub fn refuse(worker: &Worker, port: &Port, reason: Reason, client: &Stream) {
+    worker.metrics.answered(super::DIRECTION, reason);
+    tracing::info!(service = %port.labels.host, reason = reason.label(), "opaque connection failed");
+    // As near as it comes to the connection that was refused: an end would look like an answer.
+    client.reset_on_close();
+}
+
+/// Connects to one of the destination's endpoints.
+pub async fn connect(worker: &Rc<Worker>, port: &Port) -> Result<Opened, Reason> {
     if port.model.unresolved.is_some() {
         return Err(Reason::ResourceUnresolved);
     }
@@ -58,7 +102,8 @@ async fn connect(worker: &Rc<Worker>, port: &Port) -> Result<(Rc<Replica>, Strea
         match replica.pool.connect_opaque(worker).await {
             Ok(stream) => {
                 replica.succeeded();
-                return Ok((replica, stream));
+                let in_flight = replica.pool.begin();
+                return Ok(Opened { replica, stream, first: BytesMut::new(), _in_flight: in_flight });
             }
             Err(reason) => {
                 replica.failed(Instant::now());

@@ -85,7 +85,7 @@ impl Workload {
         self
     }
 
-    /// With the inbound port declared as this protocol.
+    /// With the inbound port declared as this protocol; empty: not declared.
     pub fn protocol(mut self, protocol: &str) -> Self {
         self.protocol = protocol.to_owned();
         self
@@ -130,6 +130,15 @@ impl Builder {
             .workload(Workload::new("shop/web-1").calls("shop/cart", 80))
     }
 
+    /// As [`Self::pair`], with nothing declared of what is spoken.
+    pub fn undeclared(application: SocketAddr) -> Self {
+        Self::default()
+            .service("shop/cart")
+            .with_protocol("")
+            .workload(Workload::new("shop/cart-1").serves(application).protocol(""))
+            .workload(Workload::new("shop/web-1").calls("shop/cart", 80))
+    }
+
     /// Port 80 of `NAMESPACE/NAME`, served by the workloads of that namespace with `app: NAME`.
     pub fn service(self, name: &str) -> Self {
         let (_, app) = name.split_once('/').expect("a service is NAMESPACE/NAME");
@@ -150,7 +159,7 @@ impl Builder {
         self
     }
 
-    /// The protocol of the service added last.
+    /// The protocol of the service added last; empty: not declared.
     pub fn with_protocol(mut self, protocol: &str) -> Self {
         let last = self.services.last_mut().expect("a service comes first");
         last.protocol = protocol.to_owned();

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 
-/// The name of every inbound port.
-pub(super) const PORT_NAME: &str = "http";
+/// The name of every inbound port: no protocol's, so that it declares nothing.
+pub(super) const PORT_NAME: &str = "serving";
 
 /// A Service to be written.
 #[derive(Clone, Debug)]
@@ -15,7 +15,7 @@ pub(super) struct ServiceSpec {
     /// The label `app` of its workloads, and `version` where it is set.
     pub(super) app: String,
     pub(super) version: Option<String>,
-    /// What `appProtocol` says.
+    /// What `appProtocol` says; nothing where it is empty.
     pub(super) protocol: String,
 }
 
@@ -29,9 +29,10 @@ impl ServiceSpec {
         if let Some(version) = &self.version {
             let _ = writeln!(text, "    version: {version}");
         }
+        let declared = if protocol.is_empty() { String::new() } else { format!(", appProtocol: {protocol}") };
         let _ = writeln!(
             text,
-            "  ports:\n    - {{ name: main, port: {port}, targetPort: {PORT_NAME}, appProtocol: {protocol} }}\n---"
+            "  ports:\n    - {{ name: main, port: {port}, targetPort: {PORT_NAME}{declared} }}\n---"
         );
         text
     }
@@ -66,8 +67,9 @@ impl WorkloadDocument<'_> {
         }
         if let Some(inbound) = self.inbound {
             let (port, protocol) = (inbound.port(), self.protocol);
-            let _ =
-                writeln!(text, "  ports:\n    - {{ name: {PORT_NAME}, port: {port}, protocol: {protocol} }}");
+            let declared =
+                if protocol.is_empty() { String::new() } else { format!(", protocol: {protocol}") };
+            let _ = writeln!(text, "  ports:\n    - {{ name: {PORT_NAME}, port: {port}{declared} }}");
         }
         for line in self.spec.lines() {
             let _ = writeln!(text, "  {line}");
