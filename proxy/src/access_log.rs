@@ -1,4 +1,5 @@
-//! One JSON line per request, on standard output: off, errors only (the default), or all.
+//! One JSON line per request, on standard output: off, errors only (the default), or all. Beside a
+//! command that the proxy runs, standard output is the command's, and lines go to standard error.
 //!
 //! Lines go to a writer thread over a bounded queue; a slow reader of standard output costs lines,
 //! which are counted, and never a worker. Every value that came from a peer is escaped.
@@ -100,6 +101,11 @@ impl AccessLog {
     /// A log that writes to standard output from a thread of its own.
     pub fn to_stdout(mode: Mode) -> std::io::Result<Self> {
         Self::to(mode, std::io::stdout())
+    }
+
+    /// The same to standard error.
+    pub fn to_stderr(mode: Mode) -> std::io::Result<Self> {
+        Self::to(mode, std::io::stderr())
     }
 
     fn to(mode: Mode, mut output: impl Write + Send + 'static) -> std::io::Result<Self> {

@@ -1,16 +1,19 @@
-//! What operators, Prometheus and the kubelet ask: plain HTTP on two listeners.
+//! What operators, Prometheus and the kubelet ask: plain HTTP on two listeners and a unix socket.
 //!
-//! The metrics listener answers everybody and changes nothing: `/metrics`, `/ready`, `/live`. The
-//! admin listener is loopback only and answers those and `/dump`, `/log-level`, `/drain`. Both run
-//! on the control thread, so that they answer however busy the workers are. One request per
-//! connection, small, in bounded time.
+//! The metrics listener answers everybody: `/metrics`, `/ready`, `/live`. The admin listener is loopback
+//! only and answers those and `/dump`, `/log-level`. Neither changes anything: what does (`/drain`, a new
+//! log level) is on the unix socket, where the kernel says who asks. All run on the control thread, so
+//! that they answer however busy the workers are. One request per connection, small, in bounded time.
 
+pub mod client;
 pub mod control;
 pub mod dump;
 pub mod responder;
+pub mod socket;
 
 use crate::shared::Shared;
 use responder::{Answer, Request};
+use socket::AdminSocket;
 use std::sync::Arc;
 use weft_runtime::registry::CONTENT_TYPE;
 
@@ -48,26 +51,50 @@ pub fn admin(shared: &Shared, levers: &Levers, request: &Request) -> Option<Answ
             let text = serde_json::to_string_pretty(&dump::dump(shared)).unwrap_or_default();
             Some(Answer { content_type: "application/json", ..Answer::ok(text) })
         }
-        "/log-level" | "/drain" => Some(levers.pull(request)),
+        "/log-level" if request.is_read() => Some(levers.pull(request)),
+        "/log-level" | "/drain" => Some(Answer::of(405, not_here(shared))),
         _ => metrics(shared, request),
     }
 }
 
-/// Serves both listeners until the process ends.
+/// Answers what may be asked on the unix socket: everything.
+pub fn socket(shared: &Shared, levers: &Levers, request: &Request) -> Option<Answer> {
+    match request.path.as_str() {
+        "/log-level" | "/drain" => Some(levers.pull(request)),
+        _ => admin(shared, levers, request),
+    }
+}
+
+fn not_here(shared: &Shared) -> String {
+    match &shared.settings.admin_socket {
+        Some(path) => format!("changes are asked for on the socket {} only\n", path.display()),
+        None => "changes are asked for on the admin socket only, and there is none: set state\n".to_owned(),
+    }
+}
+
+/// Serves all of them until the process ends.
 pub fn serve(
     shared: &Arc<Shared>,
     levers: Levers,
     metrics_listener: tokio::net::TcpListener,
     admin_listener: tokio::net::TcpListener,
+    admin_socket: Option<AdminSocket>,
 ) {
     let all = shared.clone();
     weft_runtime::spawn_local(
         "metrics-listener",
         responder::serve(metrics_listener, move |request| metrics(&all, request)),
     );
-    let all = shared.clone();
+    let (all, pulled) = (shared.clone(), levers.clone());
     weft_runtime::spawn_local(
         "admin-listener",
-        responder::serve(admin_listener, move |request| admin(&all, &levers, request)),
+        responder::serve(admin_listener, move |request| admin(&all, &pulled, request)),
     );
+    if let Some(admin_socket) = admin_socket {
+        let all = shared.clone();
+        weft_runtime::spawn_local(
+            "admin-socket",
+            responder::serve(admin_socket, move |request| socket(&all, &levers, request)),
+        );
+    }
 }

@@ -3,10 +3,13 @@
 //! Listen first, then everything else: all addresses are bound before a thread is started, so that a
 //! taken port is one clear message and early connections wait in the backlog instead of being
 //! refused. The main thread carries the control client, the certificate, metrics and admin; workers
-//! carry connections. What ends the process is a drain, or a worker that ends by itself.
+//! carry connections. What ends the process is a drain, the application's end where its processes are
+//! known, or a worker that ends by itself.
 
 use crate::access_log::AccessLog;
-use crate::admin::{self, Levers};
+use crate::admin::{self, Levers, socket as admin_socket};
+use crate::application;
+use crate::application::command::{Around, CommandError, CommandLine};
 use crate::capture::{self, Arrivals, CaptureError, CaptureMetrics, Path, Prober};
 use crate::control::Control;
 use crate::control::metrics::ControlMetrics;
@@ -25,6 +28,7 @@ use crate::worker::{self, Listeners};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -55,6 +59,17 @@ pub enum AppError {
         /// Whether this machine has no address of that family.
         lacks_family: bool,
     },
+    /// The admin socket cannot be listened on.
+    #[error("admin.socket: cannot listen on {path}: {source}; choose another path, or none")]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The command that this proxy is to run.
+    #[error(transparent)]
+    Command(CommandError),
     /// The state directory, or what is in it.
     #[error("state")]
     State(#[source] StateError),
@@ -80,7 +95,7 @@ pub enum AppError {
 impl AppError {
     /// Whether it is the user's to put right: another address, other permissions.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Bind { .. } | Self::State(_) | Self::Capture(_))
+        matches!(self, Self::Bind { .. } | Self::Socket { .. } | Self::State(_) | Self::Capture(_))
     }
 }
 
@@ -91,12 +106,24 @@ struct Bound {
     admin: TcpListener,
 }
 
-/// Runs the proxy until it has drained.
-pub fn run(settings: Settings, log: Option<LogHandle>) -> Result<(), AppError> {
+/// Runs the proxy until it has drained, with `command` inside it if there is one; the command's exit
+/// code.
+pub fn run(
+    settings: Settings,
+    log: Option<LogHandle>,
+    command: Option<CommandLine>,
+) -> Result<Option<u8>, AppError> {
     let began = Instant::now();
-    raise_descriptor_limit();
+    let descriptors = raise_descriptor_limit();
     let bound = bind(&settings)?;
     let state = settings.state.as_deref().map(StateDirectory::open).transpose().map_err(AppError::State)?;
+    let changes = settings
+        .admin_socket
+        .as_deref()
+        .map(|path| {
+            admin_socket::bind(path).map_err(|source| AppError::Socket { path: path.to_owned(), source })
+        })
+        .transpose()?;
     let prepared = settings.capture.as_ref().map(capture::prepare).transpose().map_err(AppError::Capture)?;
     let settings = Arc::new(settings);
 
@@ -105,8 +132,10 @@ pub fn run(settings: Settings, log: Option<LogHandle>) -> Result<(), AppError> {
     let identity_metrics = IdentityMetrics::new(&registry).map_err(AppError::Registry)?;
     let control_metrics = ControlMetrics::new(&registry).map_err(AppError::Registry)?;
     let capture_metrics = CaptureMetrics::new(&registry).map_err(AppError::Registry)?;
-    let access_log = AccessLog::to_stdout(settings.access_log)
-        .map_err(|error| AppError::Start("the access log", error))?;
+    // Standard output is the command's, where there is one.
+    let open_log = if command.is_some() { AccessLog::to_stderr } else { AccessLog::to_stdout };
+    let access_log =
+        open_log(settings.access_log).map_err(|error| AppError::Start("the access log", error))?;
 
     let (readiness, certificate) = Readiness::new("certificate");
     let configuration = readiness.latch("configuration");
@@ -141,13 +170,37 @@ pub fn run(settings: Settings, log: Option<LogHandle>) -> Result<(), AppError> {
     let runtime = workers::build_runtime().map_err(|error| AppError::Start("the control runtime", error))?;
     runtime.block_on(async move {
         let _prepared = prepared;
-        let signals = Signals::install().map_err(|error| AppError::Start("the signal handlers", error))?;
-        spawn("signals", signals.drive(trigger.clone(), settings.drain_deadline));
+        let mut quiet = settings.drain_quiet;
+        let mut running = None;
+        if let Some(command) = command {
+            // It takes the signals: they are the command's as well.
+            quiet = Duration::MAX;
+            let around = Around {
+                readiness: readiness.clone(),
+                trigger: trigger.clone(),
+                startup_timeout: settings.startup_timeout,
+                drain_deadline: settings.drain_deadline,
+                descriptors,
+            };
+            running = Some(spawn_local("command", command.run(around)));
+        } else {
+            let signals =
+                Signals::install().map_err(|error| AppError::Start("the signal handlers", error))?;
+            spawn("signals", signals.drive(trigger.clone(), settings.drain_deadline));
+            if settings.exit_when_alone {
+                quiet = Duration::MAX;
+                spawn_local("alone", application::follow(trigger.clone()));
+            }
+        }
         let levers = Levers { log, drain: trigger.clone(), drain_deadline: settings.drain_deadline };
         let from_std = |listener| {
             tokio::net::TcpListener::from_std(listener).map_err(|error| AppError::Start("a listener", error))
         };
-        admin::serve(&shared, levers, from_std(bound.metrics)?, from_std(bound.admin)?);
+        let changes = changes
+            .map(admin_socket::Bound::into_listener)
+            .transpose()
+            .map_err(|error| AppError::Start("the admin socket", error))?;
+        admin::serve(&shared, levers, from_std(bound.metrics)?, from_std(bound.admin)?, changes);
         if let (Some(capture), Some(arrivals), Some(latches)) = (&settings.capture, arrivals, proofs) {
             let prober =
                 Prober::new(shared.clone(), arrivals, control.channel(), capture_metrics, capture, latches);
@@ -165,7 +218,7 @@ pub fn run(settings: Settings, log: Option<LogHandle>) -> Result<(), AppError> {
             "weft-proxy listens"
         );
         tokio::select! {
-            _ = drain::run(&trigger, &readiness, drain::DEFAULT_QUIET) => {}
+            _ = drain::run(&trigger, &readiness, quiet) => {}
             Some(end) = workers.ended() => {
                 let why = end.outcome.map_or_else(|error| chain(&error), |()| "it returned".to_owned());
                 return Err(AppError::Worker { index: end.index.get(), why });
@@ -175,7 +228,12 @@ pub fn run(settings: Settings, log: Option<LogHandle>) -> Result<(), AppError> {
         if !joined.still_running.is_empty() {
             tracing::warn!(workers = joined.still_running.len(), "workers did not end in time");
         }
-        Ok(())
+        let Some(running) = running else { return Ok(None) };
+        // At the deadline the command may still run, without connections: its exit code is waited for.
+        match running.await {
+            Ok(code) => code.map(Some).map_err(AppError::Command),
+            Err(error) => Err(AppError::Start("the command", io::Error::other(error))),
+        }
     })
 }
 
@@ -331,13 +389,14 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 }
 
 /// As many file descriptors as this process may have: a proxy's connections are its work.
-fn raise_descriptor_limit() {
+fn raise_descriptor_limit() -> Option<u64> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+        .and_then(|(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| soft));
     if let Err(error) = raised {
         tracing::debug!(%error, "the limit of file descriptors stays as it is");
     }
+    raised.ok()
 }
 
 #[cfg(test)]

@@ -4,13 +4,14 @@
 //! (the stack) → `outbound/balancer` → `pool` → `tls/connect` → peer. In: `listener` → `detect` →
 //! `tls/accept` → `inbound` → `inbound/http` (the stack: authorization) → `pool` → application.
 //! Beside them, on a thread of their own: `control` (what the mesh says), `identity` (who we are),
-//! `admin` (what operators ask).
+//! `admin` (what operators ask), `application` (when the application is gone).
 
 #![forbid(unsafe_code)]
 
 pub mod access_log;
 pub mod admin;
 pub mod app;
+pub mod application;
 mod buffer;
 pub mod capture;
 pub mod control;

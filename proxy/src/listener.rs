@@ -79,7 +79,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 /// go by answers and GOAWAY; one that says nothing for so long will not miss the connection.
 const DRAIN_IDLE_GRACE: Duration = Duration::from_secs(2);
 
-/// The drain as HTTP/1 connections see it.
+/// The drain as HTTP/1 connections see it: the application's own pass an untouched watch.
 #[derive(Clone, Debug)]
 pub struct ConnectionDrain(drain::Watch);
 
@@ -98,7 +98,8 @@ impl Drain for ConnectionDrain {
     async fn quiet(&self) {
         self.0.draining().await;
         tokio::select! {
-            () = self.0.forced() => {}
+            // Nothing is accepted any more: what is idle has no other use.
+            () = self.0.closing() => {}
             () = tokio::time::sleep(DRAIN_IDLE_GRACE) => {}
         }
     }

@@ -3,6 +3,7 @@
 //! A connection has a fixed target (a per-service port, a CONNECT that was answered) or is an HTTP
 //! proxy's, where each request names its own. What is spoken is declared, or [`first`] finds it out.
 //! Then: HTTP → [`http`], the outbound stack; opaque bytes → [`tcp`].
+//! A drain leaves all of it as it is: the application calls for as long as it lives.
 
 pub mod balancer;
 pub mod first;
@@ -109,7 +110,7 @@ async fn serve_proxy(worker: Rc<Worker>, stream: TcpStream, client: SocketAddr) 
     let mut opening = Opening::new(stream);
     let Some(spoken) = spoken_in_time(&mut opening, Expect::Http, DEFAULT_SILENCE_MAX).await else { return };
     let handler = Rc::new(Outbound::new(worker.clone(), client, Target::Proxy));
-    let drain = worker.shared.drain.clone();
+    let drain = worker.shared.drain.untouched();
     let stream = opening.into_stream();
     match spoken {
         Spoken::Nothing => {}
@@ -200,7 +201,7 @@ async fn serve_destination(
         },
     };
     let handler = Rc::new(Outbound::new(worker.clone(), client, Target::Destination { asked, port }));
-    let drain = worker.shared.drain.clone();
+    let drain = worker.shared.drain.untouched();
     let stream = opening.into_stream();
     match spoken {
         Some(Spoken::Http2) => {

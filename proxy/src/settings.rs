@@ -31,10 +31,14 @@ use weft_runtime::workers::{Cgroup, worker_count};
 pub const DEFAULT_OUTBOUND_LISTEN: &str = "127.0.0.1:15001";
 /// Metrics and readiness: Prometheus and the kubelet come from outside.
 pub const DEFAULT_METRICS_LISTEN: &str = "[::]:15020";
-/// What reveals or changes state.
+/// What reveals state.
 pub const DEFAULT_ADMIN_LISTEN: &str = "127.0.0.1:15000";
 /// Below Kubernetes' default grace period of 30 s, with time to exit.
 pub const DEFAULT_DRAIN_DEADLINE: Duration = Duration::from_secs(25);
+/// An application that is stopping and calls less often than this is taken for gone, where nothing tells
+/// that it lives; and a client that learns late of this stop may still dial. An idle pod's stop takes as
+/// much longer.
+pub const DEFAULT_DRAIN_QUIET: Duration = Duration::from_secs(5);
 /// As long as the slowest control plane restart that an application's start should survive.
 pub const DEFAULT_STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
 /// A pod whose rules are gone is to be noticed within 35 s: an interval, and time to try.
@@ -59,8 +63,10 @@ pub struct Settings {
     pub capture: Option<CaptureSettings>,
     /// Where metrics and readiness are served.
     pub metrics: SocketAddr,
-    /// Where state is shown and changed; a loopback address.
+    /// Where state is shown; a loopback address.
     pub admin: SocketAddr,
+    /// Where state is changed. `None`: nowhere, signals apart.
+    pub admin_socket: Option<PathBuf>,
     /// Where key, chain and the last good configuration are kept. `None`: nothing is kept.
     pub state: Option<PathBuf>,
     /// How old the last good configuration may be.
@@ -69,6 +75,10 @@ pub struct Settings {
     pub workers: NonZeroUsize,
     /// How long a drain may take.
     pub drain_deadline: Duration,
+    /// How long no connection must have been open before a drain is over.
+    pub drain_quiet: Duration,
+    /// Whether to end with the last other process of this pid namespace.
+    pub exit_when_alone: bool,
     /// How long connections wait for the certificate and the first configuration.
     pub startup_timeout: Duration,
     /// What TCP connections are set to.
@@ -284,6 +294,11 @@ impl Settings {
                 .or(file.tcp.idle_timeout.map(file::Parsed::into_inner))
                 .map_or(tcp.idle_timeout, |span| span.0),
         };
+        let state = flags.state.or(file.state);
+        let admin_socket = match flags.admin_socket.or(file.admin.socket.map(file::Parsed::into_inner)) {
+            Some(said) => said.0,
+            None => state.as_ref().map(|state| state.join(crate::admin::socket::FILE)),
+        };
         let settings = Self {
             workload: flags
                 .workload
@@ -295,7 +310,8 @@ impl Settings {
             capture,
             metrics: address(flags.metrics_listen, file.metrics.listen, DEFAULT_METRICS_LISTEN),
             admin: address(flags.admin_listen, file.admin.listen, DEFAULT_ADMIN_LISTEN),
-            state: flags.state.or(file.state),
+            admin_socket,
+            state,
             last_good_age_max: duration(
                 flags.last_good_age_max,
                 file.last_good_age_max,
@@ -304,6 +320,8 @@ impl Settings {
             workers: workers
                 .unwrap_or_else(|| worker_count(Cgroup::default().cpu_quota(), DEFAULT_WORKERS_MAX)),
             drain_deadline: duration(flags.drain_deadline, file.drain.deadline, DEFAULT_DRAIN_DEADLINE),
+            drain_quiet: duration(flags.drain_quiet, file.drain.quiet, DEFAULT_DRAIN_QUIET),
+            exit_when_alone: flags.exit_when_alone.or(file.exit_when_alone).unwrap_or(false),
             startup_timeout: duration(flags.startup_timeout, file.startup.timeout, DEFAULT_STARTUP_TIMEOUT),
             tcp,
             log: flags.log.or(file.log.map(file::Parsed::into_inner)).unwrap_or_default(),

@@ -91,6 +91,8 @@ pub async fn run(index: WorkerIndex, shared: Arc<Shared>, listeners: Listeners) 
     // Until the certificate and the first configuration are there, connections wait in the backlog.
     let drain = worker.shared.drain.clone();
     if drain.until_closing(worker.shared.admitted()).await.is_none() {
+        // A worker that ends before the drain is one that failed.
+        drain.forced().await;
         return;
     }
     let mut accepting = Vec::new();
@@ -167,6 +169,11 @@ where
             }
         };
         let drain = worker.shared.drain.clone();
-        drain.until_closing(listener::accept(worker, listener, direction, serve)).await;
+        let accepting = listener::accept(worker, listener, direction, serve);
+        match direction {
+            Direction::Inbound => drain.until_closing(accepting).await,
+            // The application calls for as long as it lives.
+            Direction::Outbound => drain.until_forced(accepting).await,
+        };
     })
 }

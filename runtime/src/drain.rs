@@ -1,7 +1,8 @@
 //! The shutdown of everything that accepts or holds connections: a trigger, watches, and the one
 //! sequence that every listener of a process goes through ([`run`]).
 //! Phases only move forward: Running → Draining (keep serving, and accepting, but hint to close) →
-//! Closing (listeners stop) → Forced (whatever is left is dropped).
+//! Closing (listeners stop) → Forced (whatever is left is dropped). What the process carries for its own
+//! application is not hinted at and goes on until Forced ([`Watch::untouched`]).
 //! A watch costs one load to ask and takes a lock only when it starts and stops waiting, so that each
 //! connection can hold one, on any thread. It closes nothing itself: connections and listeners do that.
 
@@ -18,13 +19,6 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::time::Instant;
 
 use crate::readiness::Readiness;
-
-/// How long nothing must have been open before a drain counts as quiet.
-///
-/// Clients learn of a stop later than the process does, and one with no connection open may still dial:
-/// leaving at the first idle moment would refuse it. Two seconds cover the usual way of an endpoint's
-/// removal through the control API several times over, and cost an idle process that long at its stop.
-pub const DEFAULT_QUIET: Duration = Duration::from_secs(2);
 
 /// The last part of a drain, in which nothing new is accepted: a fifth of it, and at most this. Most
 /// requests end within it.
@@ -72,6 +66,8 @@ pub struct Trigger {
 #[derive(Clone, Debug)]
 pub struct Watch {
     shared: Arc<Shared>,
+    /// The phase from which on its holder asks peers to close.
+    asks_from: Phase,
 }
 
 /// Counts as one open connection while it lives.
@@ -122,8 +118,9 @@ pub fn channel() -> (Trigger, Watch) {
         opened: AtomicU64::new(0),
         closed_last: Notify::new(),
     });
-    let watch = Watch { shared: shared.clone() };
-    (Trigger { shared }, watch)
+    let trigger = Trigger { shared };
+    let watch = trigger.watch();
+    (trigger, watch)
 }
 
 /// The shutdown of a process, from start to end. Runs beside everything else and returns when the
@@ -132,7 +129,8 @@ pub fn channel() -> (Trigger, Watch) {
 /// 1. waits until somebody calls [`Trigger::drain`] (or [`Trigger::force`]);
 /// 2. fails readiness under the name `draining`, so that nobody new is sent here;
 /// 3. lets listeners go on accepting, and connections hint that they close, until nothing has been open
-///    for `quiet`, or shortly before the deadline, or force;
+///    for `quiet` (`Duration::MAX`: that says nothing here), or somebody calls [`Trigger::finish`], or shortly
+///    before the deadline, or force;
 /// 4. stops accepting ([`Phase::Closing`]); whatever is under way may finish, within the deadline: under
 ///    clients that never stop coming this is what lets the last requests end instead of being cut;
 /// 5. forces what is left ([`Phase::Forced`]).
@@ -149,7 +147,7 @@ pub async fn run(trigger: &Trigger, readiness: &Readiness, quiet: Duration) -> O
     let started = Instant::now();
     tokio::select! {
         biased;
-        () = watch.forced() => {}
+        () = watch.closing() => {}
         () = shared.quiet_for(quiet) => {}
         () = shared.near_deadline(started) => {}
     }
@@ -188,10 +186,13 @@ impl Trigger {
     /// Begins to drain, to be over `within` from now. When a drain is under way, the earlier of the two
     /// deadlines holds: whoever is more in a hurry wins.
     pub fn drain(&self, within: Duration) {
-        // A duration beyond what a clock can hold means "as long as it takes": a year does for that.
-        let now = Instant::now();
-        let deadline = now.checked_add(within).unwrap_or(now + Duration::from_secs(365 * 86_400));
-        self.shared.advance(Phase::Draining, Some(deadline));
+        self.shared.advance(Phase::Draining, Some(after(within)));
+    }
+
+    /// Ends what is left, within `within` from now: nothing new is accepted, and the process is over as
+    /// soon as nothing is open. For when there is nobody left to serve.
+    pub fn finish(&self, within: Duration) {
+        self.shared.advance(Phase::Closing, Some(after(within)));
     }
 
     /// Stops accepting. [`run`] does this in its place.
@@ -207,8 +208,14 @@ impl Trigger {
     /// A watch on this trigger.
     #[must_use]
     pub fn watch(&self) -> Watch {
-        Watch { shared: self.shared.clone() }
+        Watch { shared: self.shared.clone(), asks_from: Phase::Draining }
     }
+}
+
+fn after(within: Duration) -> Instant {
+    // A duration beyond what a clock can hold means "as long as it takes": a year does for that.
+    let now = Instant::now();
+    now.checked_add(within).unwrap_or(now + Duration::from_secs(365 * 86_400))
 }
 
 // === impl Watch ===
@@ -220,10 +227,17 @@ impl Watch {
         self.shared.phase()
     }
 
+    /// The same shutdown for what the process's own application uses: nothing is hinted, nothing idle is
+    /// closed, and it goes on until everything must end.
+    #[must_use]
+    pub fn untouched(&self) -> Self {
+        Self { shared: self.shared.clone(), asks_from: Phase::Forced }
+    }
+
     /// Whether peers are to be asked to close. One load: ask before each answer.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.phase() >= Phase::Draining
+        self.phase() >= self.asks_from
     }
 
     /// When the drain ends; none while running, or when it was forced without one.
@@ -232,9 +246,9 @@ impl Watch {
         self.shared.deadline()
     }
 
-    /// Resolves when draining begins (or anything later): for connections.
+    /// Resolves when peers are to be asked to close: for connections.
     pub fn draining(&self) -> PhaseReached {
-        self.reached(Phase::Draining)
+        self.reached(self.asks_from)
     }
 
     /// Resolves when accepting ends: for listeners.

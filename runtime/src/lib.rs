@@ -43,7 +43,7 @@
 //!         configuration.release();
 //!         listeners.release();
 //!         tokio::select! {
-//!             outcome = drain::run(&trigger, &readiness, drain::DEFAULT_QUIET) => {
+//!             outcome = drain::run(&trigger, &readiness, Duration::from_secs(5)) => {
 //!                 tracing::info!(?outcome, "drained");
 //!             }
 //!             Some(end) = workers.ended() => {

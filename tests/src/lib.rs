@@ -13,6 +13,7 @@ pub mod application;
 pub mod binaries;
 pub mod certificate;
 pub mod client;
+pub mod figures;
 pub mod http1;
 pub mod http2;
 pub mod issuer;

@@ -256,11 +256,22 @@ impl Proxy {
         }
     }
 
+    /// The program with these settings, to be started by a test in its own way.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&binaries().proxy);
+        command.arg("--config").arg(&self.settings).args(arguments);
+        command
+    }
+
+    /// The unix socket that takes changes.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.directory.join("state").join("admin.sock")
+    }
+
     /// Starts it again without waiting.
     pub fn spawn(&mut self) {
         self.kill();
-        let mut command = Command::new(&binaries().proxy);
-        command.arg("--config").arg(&self.settings);
+        let command = self.command(&[]);
         self.process = Some(Process::start(&self.uid, command, &self.directory));
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use weft_runtime::drain::Trigger;
 use weft_runtime::logging::{LogFilter, LogHandle};
 
-/// The levers, pulled over the admin listener only.
+/// The levers, pulled over the admin socket only.
 #[derive(Clone, Debug)]
 pub struct Levers {
     /// Changes what is logged. `None` where logging is not this process's to change.

@@ -1,12 +1,14 @@
-//! A responder for small questions: one HTTP/1.1 request per connection, read whole, answered, closed.
+//! A responder for small questions: one HTTP/1.1 request per connection, read whole, answered, closed;
+//! over TCP, or over a unix socket that knows who asks.
 //!
 //! Bounded in everything: connections at once, bytes of a request, time for it. It has nothing to do
 //! with the data path and shares no limit with it, so that it answers when that is full.
 
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use weft_runtime::spawn_local;
 
@@ -90,29 +92,51 @@ impl Answer {
     }
 }
 
+/// Where questions come from.
+pub trait Listener {
+    /// Their connections.
+    type Stream: AsyncRead + AsyncWrite + Unpin + 'static;
+
+    /// The next connection; with what to answer whatever it asks, where it may not ask.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Option<Answer>)>>;
+}
+
+impl Listener for TcpListener {
+    type Stream = tokio::net::TcpStream;
+
+    async fn accept(&self) -> io::Result<(Self::Stream, Option<Answer>)> {
+        Self::accept(self).await.map(|(stream, _)| (stream, None))
+    }
+}
+
 /// Accepts until dropped. `answer` gives `None` for what is not there.
-pub async fn serve<F>(listener: TcpListener, answer: F)
+pub async fn serve<L, F>(listener: L, answer: F)
 where
+    L: Listener + 'static,
     F: Fn(&Request) -> Option<Answer> + 'static,
 {
     let answer = Rc::new(answer);
     let permits = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, refused)) = listener.accept().await else {
             tokio::time::sleep(EXHAUSTED_PAUSE).await;
             continue;
         };
         let answer = answer.clone();
         spawn_local("admin-exchange", async move {
             // A client that is gone, or slow, is its own affair.
-            let _ = tokio::time::timeout(EXCHANGE_TIMEOUT, exchange(stream, &*answer)).await;
+            let answer = |request: &Request| refused.clone().or_else(|| answer(request));
+            let _ = tokio::time::timeout(EXCHANGE_TIMEOUT, exchange(stream, &answer)).await;
             drop(permit);
         });
     }
 }
 
-async fn exchange(mut stream: TcpStream, answer: &dyn Fn(&Request) -> Option<Answer>) -> std::io::Result<()> {
+async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    answer: &dyn Fn(&Request) -> Option<Answer>,
+) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(1024);
     let (reply, with_body) = loop {
         match parse(&buffer) {

@@ -1,7 +1,7 @@
 //! The settings file as it is written. Unknown keys and wrong values are errors with file and line.
 
 use super::capture::{Installer, Mode as CaptureMode};
-use super::flags::{Address, MaybeAddress, MaybeSpan, Span};
+use super::flags::{Address, MaybeAddress, MaybePath, MaybeSpan, Span};
 use super::{ControlAddress, InboundSettings, ServiceSettings, SettingsError};
 use crate::access_log::Mode;
 use crate::rules::settings::RulesFile;
@@ -56,11 +56,12 @@ pub(super) struct File {
     pub(super) capture: CaptureFile,
     pub(super) rules: RulesFile,
     pub(super) metrics: Listen,
-    pub(super) admin: Listen,
+    pub(super) admin: Admin,
     pub(super) state: Option<PathBuf>,
     pub(super) last_good_age_max: Option<Parsed<Span>>,
     pub(super) workers: Option<NonZeroUsize>,
     pub(super) drain: Drain,
+    pub(super) exit_when_alone: Option<bool>,
     pub(super) startup: Startup,
     pub(super) tcp: Tcp,
     pub(super) log: Option<Parsed<LogFilter>>,
@@ -114,8 +115,16 @@ pub(super) struct Listen {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Admin {
+    pub(super) listen: Option<Parsed<Address>>,
+    pub(super) socket: Option<Parsed<MaybePath>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(super) struct Drain {
     pub(super) deadline: Option<Parsed<Span>>,
+    pub(super) quiet: Option<Parsed<Span>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -61,9 +61,13 @@ pub struct Flags {
     /// Where metrics and readiness are served [default: [::]:15020].
     #[arg(long, env = "WEFT_METRICS_LISTEN", value_name = "ADDRESS", value_parser = socket_address)]
     pub metrics_listen: Option<SocketAddr>,
-    /// Where state is shown and changed; loopback only [default: 127.0.0.1:15000].
+    /// Where state is shown; loopback only [default: 127.0.0.1:15000].
     #[arg(long, env = "WEFT_ADMIN_LISTEN", value_name = "ADDRESS", value_parser = socket_address)]
     pub admin_listen: Option<SocketAddr>,
+    /// The unix socket where state is changed (drain, log level), or `none` [default: admin.sock in the
+    /// state directory]. Only this proxy's user and root are answered.
+    #[arg(long, env = "WEFT_ADMIN_SOCKET", value_name = "PATH")]
+    pub admin_socket: Option<MaybePath>,
     /// Where key, certificate and the last good configuration are kept over a restart.
     #[arg(long, env = "WEFT_STATE", value_name = "DIRECTORY")]
     pub state: Option<PathBuf>,
@@ -73,9 +77,17 @@ pub struct Flags {
     /// Worker threads [default: the CPU quota rounded up, at most 2].
     #[arg(long, env = "WEFT_WORKERS", value_name = "NUMBER")]
     pub workers: Option<NonZeroUsize>,
-    /// How long a drain may take [default: 25s].
+    /// How long a drain may take: below the pod's grace period [default: 25s].
     #[arg(long, env = "WEFT_DRAIN_DEADLINE", value_name = "DURATION")]
     pub drain_deadline: Option<Span>,
+    /// How long no connection must have been open before a drain takes the application for gone
+    /// [default: 5s]. Not asked where its processes are known: behind `--`, and with --exit-when-alone.
+    #[arg(long, env = "WEFT_DRAIN_QUIET", value_name = "DURATION")]
+    pub drain_quiet: Option<Span>,
+    /// End when the last other process of this pid namespace has ended: for jobs in pods with
+    /// shareProcessNamespace [default: false].
+    #[arg(long, env = "WEFT_EXIT_WHEN_ALONE", value_name = "BOOLEAN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub exit_when_alone: Option<bool>,
     /// How long connections wait for the first certificate and configuration [default: 60s].
     #[arg(long, env = "WEFT_STARTUP_TIMEOUT", value_name = "DURATION")]
     pub startup_timeout: Option<Span>,
@@ -110,6 +122,10 @@ pub(super) struct Address(pub(super) SocketAddr);
 #[derive(Clone, Copy, Debug)]
 pub struct MaybeAddress(pub(super) Option<SocketAddr>);
 
+/// A path, or `none`.
+#[derive(Clone, Debug)]
+pub struct MaybePath(pub(super) Option<PathBuf>);
+
 /// A duration as the rest of the mesh writes them.
 #[derive(Clone, Copy, Debug)]
 pub struct Span(pub(super) Duration);
@@ -137,6 +153,18 @@ impl FromStr for MaybeAddress {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "none" { Ok(Self(None)) } else { socket_address(text).map(|address| Self(Some(address))) }
+    }
+}
+
+impl FromStr for MaybePath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Err("empty; give a path, or none".to_owned()),
+            "none" => Ok(Self(None)),
+            path => Ok(Self(Some(path.into()))),
+        }
     }
 }
 

@@ -14,14 +14,15 @@ outbound:
 inbound:
   - { listen: 127.0.1.1:8080, application: 127.0.0.1:3000 }
 metrics: { listen: "127.0.0.1:15020" }
-admin: { listen: "127.0.0.1:15000" }
+admin: { listen: "127.0.0.1:15000", socket: /run/weft/changes.sock }
 state: /run/weft
 lastGoodAgeMax: 12h
 workers: 1
-drain: { deadline: 5s }
+drain: { deadline: 5s, quiet: 500ms }
 startup: { timeout: 1m30s }
 log: warn,weft_proxy=debug
 accessLog: all
+exitWhenAlone: true
 "#;
 
 fn load(text: &str, flags: &[&str]) -> Result<Settings, String> {
@@ -42,6 +43,9 @@ fn a_whole_file_is_read() {
     assert_eq!(settings.outbound.services[0].service.to_string(), "shop/catalog");
     assert_eq!(settings.inbound[0].application, "127.0.0.1:3000".parse().unwrap());
     assert_eq!(settings.drain_deadline, Duration::from_secs(5));
+    assert_eq!(settings.drain_quiet, Duration::from_millis(500));
+    assert_eq!(settings.admin_socket, Some("/run/weft/changes.sock".into()));
+    assert!(settings.exit_when_alone);
     assert_eq!(settings.startup_timeout, Duration::from_secs(90));
     assert_eq!(settings.last_good_age_max, Duration::from_secs(12 * 3600));
     assert_eq!(settings.access_log, Mode::All);
@@ -60,6 +64,7 @@ fn flags_win_over_the_file_and_defaults_fill_the_rest() {
         "--inbound=127.0.1.1:8080=127.0.0.1:3000,127.0.1.1:8081=127.0.0.1:3001",
         "--drain-deadline=1s",
         "--access-log=off",
+        "--exit-when-alone=false",
     ];
     for text in ["", WHOLE] {
         let settings = load(text, &flags).unwrap();
@@ -75,6 +80,11 @@ fn flags_win_over_the_file_and_defaults_fill_the_rest() {
     assert_eq!(settings.metrics, DEFAULT_METRICS_LISTEN.parse().unwrap());
     assert_eq!(settings.admin, DEFAULT_ADMIN_LISTEN.parse().unwrap());
     assert_eq!(settings.startup_timeout, DEFAULT_STARTUP_TIMEOUT);
+    assert_eq!((settings.drain_quiet, settings.exit_when_alone), (DEFAULT_DRAIN_QUIET, false));
+    assert_eq!(settings.admin_socket, None, "there is no directory to put it");
+    let socket = |more: &[&str]| load("", &[&flags[..], more].concat()).unwrap().admin_socket;
+    assert_eq!(socket(&["--state=/run/weft"]), Some("/run/weft/admin.sock".into()));
+    assert_eq!(socket(&["--state=/run/weft", "--admin-socket=none"]), None);
     assert!(settings.state.is_none() && settings.workers.get() <= DEFAULT_WORKERS_MAX);
 }
 
@@ -135,7 +145,7 @@ fn every_mistake_in_a_file_has_one_message_that_says_where_and_what() {
         (with("accessLog: all", "accessLog: some"), &["proxy.yaml:22", "\"some\" is not off, errors or all"]),
         (with("lastGoodAgeMax: 12h", "lastGoodAgeMax: 0s"), &["lastGood", "24h"]),
         (
-            with("admin: { listen: \"127.0.0.1:15000\" }", "admin: { listen: \"0.0.0.0:15000\" }"),
+            with("listen: \"127.0.0.1:15000\"", "listen: \"0.0.0.0:15000\""),
             &["admin.listen: 0.0.0.0:15000 is not a loopback address"],
         ),
         (

@@ -232,6 +232,53 @@ fn open_connections_are_counted_exactly_over_threads() {
     assert_eq!(watch.open(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_untouched_is_asked_nothing_until_everything_must_end() {
+    let (trigger, watch) = channel();
+    let untouched = watch.untouched();
+    trigger.drain(SECOND);
+    trigger.close();
+    assert!(watch.is_draining() && !untouched.is_draining());
+    let mut asked = pin!(untouched.draining());
+    assert!(poll_once(asked.as_mut()).await.is_none());
+    trigger.force();
+    assert!(untouched.is_draining());
+    asked.await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_is_never_quiet_ends_when_it_is_told_that_nobody_is_left() {
+    let (trigger, watch) = channel();
+    let (readiness, latch) = Readiness::new("test");
+    latch.release();
+    let mut sequence = pin!(run(&trigger, &readiness, Duration::MAX));
+    trigger.drain(60 * SECOND);
+    let still = tokio::time::timeout(30 * SECOND, sequence.as_mut()).await;
+    assert!(still.is_err(), "nothing open says nothing here");
+    let open = watch.opened();
+    let start = Instant::now();
+    trigger.finish(5 * SECOND);
+    assert_eq!(watch.phase(), Phase::Closing);
+    let still = tokio::time::timeout(SECOND, sequence.as_mut()).await;
+    assert!(still.is_err(), "what is under way may end");
+    drop(open);
+    assert_eq!(sequence.await, Outcome::Quiet);
+    assert!(start.elapsed() < 2 * SECOND);
+    assert!(!readiness.is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_without_a_drain_before_it_is_bounded() {
+    let (trigger, watch) = channel();
+    let (readiness, latch) = Readiness::new("test");
+    latch.release();
+    let _open = watch.opened();
+    let start = Instant::now();
+    trigger.finish(5 * SECOND);
+    assert_eq!(run(&trigger, &readiness, Duration::MAX).await, Outcome::Deadline { open: 1 });
+    assert_eq!(start.elapsed(), 5 * SECOND);
+}
+
 /// Polls once, under the calling task's waker.
 async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     std::future::poll_fn(|context| {
