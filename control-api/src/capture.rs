@@ -34,7 +34,7 @@ const HEAR_TIMEOUT: Duration = Duration::from_secs(2);
 /// Knocks at once, for all proxies together: each waits for one round trip as a rule.
 const KNOCKS_MAX: usize = 256;
 
-/// How soon a workload may ask again. Proxies ask every second while something is amiss.
+/// How soon after an answer a workload may ask again. Proxies ask every second while something is amiss.
 const INTERVAL_MIN: Duration = Duration::from_millis(200);
 
 /// Workloads remembered for that. Past it those that may ask again anyway are forgotten.
@@ -46,7 +46,8 @@ pub struct Knocker {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     metrics: Arc<Metrics>,
     places: Arc<Semaphore>,
-    asked: Arc<Mutex<HashMap<WorkloadUid, Instant>>>,
+    /// From when on a workload may ask again: one knock at a time, however long its pod stays silent.
+    again: Arc<Mutex<HashMap<WorkloadUid, Instant>>>,
 }
 
 // === impl Knocker ===
@@ -54,20 +55,27 @@ pub struct Knocker {
 impl Knocker {
     /// Knocks at the workloads that the snapshots hold.
     pub fn new(snapshots: watch::Receiver<Arc<Snapshot>>, metrics: Arc<Metrics>) -> Self {
-        Self { snapshots, metrics, places: Arc::new(Semaphore::new(KNOCKS_MAX)), asked: Arc::default() }
+        Self { snapshots, metrics, places: Arc::new(Semaphore::new(KNOCKS_MAX)), again: Arc::default() }
     }
 
     /// Whether the workload may ask now; then it has.
     fn may_ask(&self, workload: &WorkloadUid, now: Instant) -> bool {
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked.get(workload).is_some_and(|last| now.duration_since(*last) < INTERVAL_MIN) {
+        let mut again = self.again.lock().unwrap_or_else(PoisonError::into_inner);
+        if again.get(workload).is_some_and(|from| now < *from) {
             return false;
         }
-        if asked.len() >= REMEMBERED_MAX {
-            asked.retain(|_, last| now.duration_since(*last) < INTERVAL_MIN);
+        if again.len() >= REMEMBERED_MAX {
+            again.retain(|_, from| now < *from);
         }
-        asked.insert(workload.clone(), now);
+        again.insert(workload.clone(), now + CONNECT_TIMEOUT + HEAR_TIMEOUT);
         true
+    }
+
+    fn answered(&self, workload: &WorkloadUid, now: Instant) {
+        let mut again = self.again.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(from) = again.get_mut(workload) {
+            *from = now + INTERVAL_MIN;
+        }
     }
 }
 
@@ -102,6 +110,7 @@ impl Capture for Knocker {
         }
         let [ipv4, ipv6] = first.map(|ip| self.knock_at(ip, &nonce));
         let (ipv4, ipv6) = tokio::join!(ipv4, ipv6);
+        self.answered(&workload, Instant::now());
         Ok(Response::new(KnockResponse { knocked: [ipv4, ipv6].into_iter().flatten().collect() }))
     }
 }

@@ -23,7 +23,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -131,6 +131,27 @@ pub fn left_out(test: &str) -> bool {
         }
     }
     skipped
+}
+
+/// The same for a program that is no test: its output is its own, its end is this one's. It has no
+/// deadline but its user's patience.
+pub fn program<F: Future<Output = ()>>(body: impl FnOnce() -> F) -> ExitCode {
+    if std::env::var_os(INSIDE).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime must start").block_on(body());
+        return ExitCode::SUCCESS;
+    }
+    crate::binaries::binaries();
+    let executable = std::env::current_exe().expect("a program must know its own path");
+    let launcher = executable
+        .parent()
+        .and_then(Path::parent)
+        .map(|directory| directory.join("weft-netns"))
+        .expect("a program lies in target/PROFILE/examples");
+    let status =
+        Command::new(&launcher).arg(executable).args(std::env::args_os().skip(1)).env(INSIDE, "1").status();
+    let status = status.unwrap_or_else(|error| panic!("{} must be built: {error}", launcher.display()));
+    status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 // === impl Network ===

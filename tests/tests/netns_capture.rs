@@ -183,11 +183,19 @@ fn an_address_of_somebody_else_and_the_proxys_own_ports_are_refused_and_counted(
 #[test]
 fn without_rules_what_arrives_has_no_destination_and_is_refused() {
     isolated("without_rules_what_arrives_has_no_destination_and_is_refused", || async {
-        let mesh = Builder::default()
-            .pod(PodSpec::new("shop/cart-1").serves(8080).rules_by_other())
+        let mut mesh = Builder::default()
+            .pod(PodSpec::new("shop/cart-1").serves(8080).rules_by_other().not_started())
             .pod(PodSpec::new("out/side-1").foreign())
             .start()
             .await;
+        mesh.member_mut("shop/cart-1").spawn();
+        // Not ready, for it is captured by nothing, and accepting all the same.
+        wait::until("only the proof is missing", async || {
+            mesh.member("shop/cart-1").ready().await.is_some_and(|(_, text)| {
+                text.starts_with("missing: capture_") && !text.contains("configuration")
+            })
+        })
+        .await;
         let cart = mesh.member("shop/cart-1");
         let application = cart.application("cart-1", 8080);
         let stranger = mesh.member("out/side-1");

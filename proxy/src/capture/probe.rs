@@ -156,7 +156,7 @@ impl Prober {
         let call = async {
             let mut stream = match dialler.connect(SocketAddr::new(ip, PROBE_PORT)).await {
                 Ok(stream) => stream,
-                Err(error) => return outcome_of(&error),
+                Err(error) => return outcome_of(&error, family),
             };
             // A connection that is closed early is told by what does not arrive.
             let _ = stream.write_all(nonce.as_bytes()).await;
@@ -224,13 +224,21 @@ fn knock_at(knocked: &[Knocked], family: Family) -> Knock {
     knocked.iter().find(of_family).map_or(Knock::Unspecified, Knocked::outcome)
 }
 
-fn outcome_of(error: &io::Error) -> Outcome {
-    const ABSENT: [Errno; 3] = [Errno::EADDRNOTAVAIL, Errno::ENETUNREACH, Errno::EAFNOSUPPORT];
+fn outcome_of(error: &io::Error, family: Family) -> Outcome {
     match error.raw_os_error().map(Errno::from_raw) {
         // Nobody can listen there, for this process has the port bound: it was not redirected.
         Some(Errno::ECONNREFUSED) => Outcome::PassedBy,
-        Some(absent) if ABSENT.contains(&absent) => Outcome::Absent,
+        // The error does not tell: want of ports looks like want of addresses.
+        _ if family == Family::Ipv6 && !has_ipv6() => Outcome::Absent,
         _ => Outcome::Unanswered,
+    }
+}
+
+/// Whether any interface of the pod has an IPv6 address. What cannot be read counts as yes.
+fn has_ipv6() -> bool {
+    match std::fs::read_to_string("/proc/self/net/if_inet6") {
+        Ok(addresses) => !addresses.trim().is_empty(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
 
@@ -250,5 +258,28 @@ fn advice(direction: Direction, outcome: Outcome) -> &'static str {
         }
         (_, Outcome::NobodyToAsk) => "the control API, which would call this pod, cannot be asked",
         _ => "the probe was not answered in time",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::DEFAULT_PROBE_INTERVAL;
+
+    #[test]
+    fn rules_that_are_gone_are_noticed_within_35_seconds_at_the_default() {
+        // The worst: just after a round, inbound alone, with somebody silent at the port: the control
+        // API waits as long for them as this side does for a worker.
+        assert!(DEFAULT_PROBE_INTERVAL + 2 * HEAR_TIMEOUT < Duration::from_secs(35));
+        assert!(PASSIVE_AGE_MAX < DEFAULT_PROBE_INTERVAL);
+    }
+
+    #[test]
+    fn want_of_anything_else_is_not_want_of_a_family() {
+        let of = |errno: Errno, family| outcome_of(&io::Error::from_raw_os_error(errno as i32), family);
+        assert_eq!(of(Errno::ECONNREFUSED, Family::Ipv6), Outcome::PassedBy);
+        for errno in [Errno::EADDRNOTAVAIL, Errno::ENETUNREACH, Errno::EMFILE, Errno::EPERM] {
+            assert_eq!(of(errno, Family::Ipv4), Outcome::Unanswered, "{errno}");
+        }
     }
 }
