@@ -49,10 +49,11 @@ pub enum CaptureError {
     Mark(Bypass, #[source] io::Error),
     /// The mark could not be set any more once NET_ADMIN is given up.
     #[error(
-        "rules.bypass is {0}, and this process has not the capability NET_RAW, which marks need: NET_ADMIN is given up \
-         once the rules are in place. Give it NET_RAW, or use uid:NUMBER and run it as that user"
+        "rules.bypass is {0}, and this process could not set marks any more once it has given up NET_ADMIN, which it does \
+         when the rules are in place: give it the capability NET_RAW (enough from Linux 5.17 on), or use uid:NUMBER and \
+         run it as that user"
     )]
-    MarkLater(Bypass),
+    MarkLater(Bypass, #[source] io::Error),
     /// Capabilities cannot be given up.
     #[error("the capabilities of this process cannot be given up")]
     Privileges(#[source] io::Error),
@@ -82,16 +83,15 @@ pub fn prepare(settings: &CaptureSettings) -> Result<Prepared, CaptureError> {
     check_bypass(bypass)?;
     let needed = privileges::needed(bypass);
     // Before anything is changed: rules without a proxy that can work would only close the pod.
-    if !privileges::has(needed).map_err(CaptureError::Privileges)? {
-        return Err(CaptureError::MarkLater(bypass));
+    match privileges::as_if_given_up(needed, || check_bypass(bypass)).map_err(CaptureError::Privileges)? {
+        Err(CaptureError::Mark(bypass, error)) => return Err(CaptureError::MarkLater(bypass, error)),
+        checked => checked?,
     }
     let probe_port = hold_probe_port().map_err(CaptureError::ProbePort)?;
     if settings.installer == Installer::Itself {
         rules::install(&settings.rules).map_err(CaptureError::Rules)?;
     }
     privileges::give_up_all_but(needed).map_err(CaptureError::Privileges)?;
-    // Kernels before 5.17 want NET_ADMIN for it.
-    check_bypass(bypass)?;
     Ok(Prepared { _probe_port: probe_port })
 }
 

@@ -3,6 +3,7 @@
 //! says why.
 
 use nix::sys::signal::Signal;
+use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 use std::fs;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -259,7 +260,11 @@ async fn refused_start(
 #[test]
 fn a_pod_that_cannot_be_captured_is_told_why_and_left_as_it_was() {
     isolated("a_pod_that_cannot_be_captured_is_told_why_and_left_as_it_was", || async {
-        let mut mesh = pair_with_late_web(PodSpec::new("shop/web-1")).await;
+        let mut mesh = Builder::default()
+            .pod(PodSpec::new("shop/web-1").not_started())
+            .pod(PodSpec::new("shop/weak-1").not_started())
+            .start()
+            .await;
         let uid = "shop/web-1";
         let untouched = |mesh: &Pods| {
             let (_, said, _) = mesh.member(uid).rules(&["check"]);
@@ -289,20 +294,6 @@ fn a_pod_that_cannot_be_captured_is_told_why_and_left_as_it_was() {
         assert!(said.contains("runAsUser"), "{said}");
         untouched(&mesh);
 
-        // As the right one, without the capability. Needs a second user, which not every machine gives.
-        if has_users() {
-            let directory = mesh.member(uid).directory().to_owned();
-            let parent = mesh.directory().to_owned();
-            for path in [parent.clone(), parent.join("state"), directory.clone()] {
-                std::os::unix::fs::chown(&path, Some(2102), Some(2102)).unwrap();
-            }
-            let said = refused_start(&mut mesh, uid, |command| {
-                command.uid(2102).gid(2102);
-            })
-            .await;
-            assert!(said.contains("need the capability NET_ADMIN"), "{said}");
-            untouched(&mesh);
-        }
         mesh.member(uid).edit_settings("bypass: uid:2102", "bypass: mark:0x77");
 
         // Rules of another tool are left alone.
@@ -310,6 +301,25 @@ fn a_pod_that_cannot_be_captured_is_told_why_and_left_as_it_was() {
         let said = refused_start(&mut mesh, uid, |_| {}).await;
         assert!(said.contains("already redirected: the table inet other"), "{said}");
         untouched(&mesh);
+
+        // Without one capability after the other: what the pod's thread starts cannot get it back.
+        let without = |mesh: &Pods, capability| {
+            let dropped =
+                mesh.member("shop/weak-1").pod().run(move || remove_capability_from_bounding_set(capability));
+            dropped.expect("root of a namespace may give up what it has");
+        };
+        let uid = "shop/weak-1";
+        without(&mesh, CapabilitySet::NET_RAW);
+        let said = refused_start(&mut mesh, uid, |_| {}).await;
+        assert!(said.contains("give it the capability NET_RAW"), "{said}");
+        let (_, checked, _) = mesh.member(uid).rules(&["check"]);
+        assert!(checked.contains("there is no table inet weft"), "{checked}");
+        without(&mesh, CapabilitySet::NET_ADMIN);
+        let said = refused_start(&mut mesh, uid, |_| {}).await;
+        assert!(said.contains("may not set marks on its connections"), "{said}");
+        mesh.member(uid).edit_settings("bypass: mark:0x77", "bypass: uid:0");
+        let said = refused_start(&mut mesh, uid, |_| {}).await;
+        assert!(said.contains("need the capability NET_ADMIN"), "{said}");
     });
 }
 

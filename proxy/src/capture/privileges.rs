@@ -16,9 +16,13 @@ pub(super) fn needed(bypass: Bypass) -> CapabilitySet {
     }
 }
 
-/// Whether it has what it needs.
-pub(super) fn has(needed: CapabilitySet) -> io::Result<bool> {
-    Ok(capabilities(None)?.permitted.contains(needed))
+/// Does something as it would be done later, with nothing but what is needed, and gets the rest back.
+pub(super) fn as_if_given_up<T>(needed: CapabilitySet, job: impl FnOnce() -> T) -> io::Result<T> {
+    let before = capabilities(None)?;
+    set_capabilities(None, CapabilitySets { effective: before.permitted & needed, ..before })?;
+    let done = job();
+    set_capabilities(None, before)?;
+    Ok(done)
 }
 
 /// Gives up everything else, for this thread and all that it starts.
