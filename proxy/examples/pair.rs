@@ -172,6 +172,7 @@ fn main() {
         exit_when_alone: false,
         startup_timeout: std::time::Duration::ZERO,
         tcp: Default::default(),
+        session_resumption: true,
         log: Default::default(),
         access_log: Mode::Errors,
     });

@@ -144,7 +144,8 @@ pub fn run(
     let (trigger, watch) = drain::channel();
     let (publisher, handle, demands) = policy::channel();
     let (admit, admitting) = watch::channel(false);
-    let tls = Arc::new(Tls::new());
+    let tls = if settings.session_resumption { Tls::new() } else { Tls::without_resumption() };
+    let tls = Arc::new(tls);
     let shared = Arc::new(Shared {
         settings: settings.clone(),
         namespace: settings.namespace(),

@@ -17,7 +17,7 @@ use tokio::io::AsyncReadExt;
 const BUFFER_BYTES: usize = 16 * 1024;
 
 /// One read while a body keeps filling the buffer: half of the system calls of two smaller ones.
-const BUFFER_BYTES_LARGE: usize = 64 * 1024;
+pub(crate) const BUFFER_BYTES_LARGE: usize = 64 * 1024;
 
 /// Buffers kept per thread and kind; a busy thread needs a few, a burst need not stay.
 const POOL_MAX: usize = 32;

@@ -83,6 +83,8 @@ pub struct Settings {
     pub startup_timeout: Duration,
     /// What TCP connections are set to.
     pub tcp: TcpSettings,
+    /// Whether TLS sessions may be resumed between the same two workloads.
+    pub session_resumption: bool,
     /// What is logged.
     pub log: LogFilter,
     /// Which requests are written down.
@@ -324,6 +326,10 @@ impl Settings {
             exit_when_alone: flags.exit_when_alone.or(file.exit_when_alone).unwrap_or(false),
             startup_timeout: duration(flags.startup_timeout, file.startup.timeout, DEFAULT_STARTUP_TIMEOUT),
             tcp,
+            session_resumption: flags
+                .tls_session_resumption
+                .or(file.tls.session_resumption.map(file::Parsed::into_inner))
+                .is_none_or(|switch| switch.0),
             log: flags.log.or(file.log.map(file::Parsed::into_inner)).unwrap_or_default(),
             access_log: flags
                 .access_log

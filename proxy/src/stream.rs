@@ -3,6 +3,7 @@
 //! One closed enum instead of trait objects: the data path polls it several times a request.
 //! Reading ahead is done by [`Stream::prefixed`]; this type itself buffers nothing.
 
+use crate::tls::wire::Wire;
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
 use std::future::poll_fn;
@@ -21,9 +22,9 @@ pub enum Stream {
     /// Plain TCP.
     Tcp(TcpStream),
     /// TLS that we accepted.
-    TlsServer(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+    TlsServer(Box<tokio_rustls::server::TlsStream<Wire>>),
     /// TLS that we started.
-    TlsClient(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    TlsClient(Box<tokio_rustls::client::TlsStream<Wire>>),
     /// A stream of which some bytes were read before.
     Prefixed(Box<Prefixed>),
     /// In memory, for tests.
@@ -49,10 +50,20 @@ impl Stream {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(tcp) => Some(tcp),
-            Self::TlsServer(tls) => Some(tls.get_ref().0),
-            Self::TlsClient(tls) => Some(tls.get_ref().0),
+            Self::TlsServer(tls) => Some(tls.get_ref().0.tcp()),
+            Self::TlsClient(tls) => Some(tls.get_ref().0.tcp()),
             Self::Prefixed(prefixed) => prefixed.stream.tcp(),
             Self::Duplex(_) => None,
+        }
+    }
+
+    /// Whether a read would find bytes without asking the connection.
+    pub fn is_ahead(&self) -> bool {
+        match self {
+            Self::TlsServer(tls) => tls.get_ref().0.is_ahead(),
+            Self::TlsClient(tls) => tls.get_ref().0.is_ahead(),
+            Self::Prefixed(prefixed) => !prefixed.bytes.is_empty() || prefixed.stream.is_ahead(),
+            Self::Tcp(_) | Self::Duplex(_) => false,
         }
     }
 

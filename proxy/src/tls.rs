@@ -12,6 +12,7 @@ pub mod connect;
 pub mod leaf;
 pub mod own;
 pub mod verify;
+pub mod wire;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -61,6 +62,8 @@ pub struct Tls {
 struct Inner {
     provider: Arc<CryptoProvider>,
     clock: Arc<dyn TimeProvider>,
+    /// Whether sessions may be resumed.
+    resumption: bool,
     /// The version of `current`, so that a connector sees a change without the lock.
     version: AtomicU64,
     current: Mutex<Current>,
@@ -139,6 +142,15 @@ impl Tls {
 
     /// The same by another clock, for tests.
     pub fn with_clock(clock: Arc<dyn TimeProvider>) -> Self {
+        Self::with(clock, true)
+    }
+
+    /// The same, where no session may be resumed, as neither side: each connection is a full handshake.
+    pub fn without_resumption() -> Self {
+        Self::with(Arc::new(DefaultTimeProvider), false)
+    }
+
+    fn with(clock: Arc<dyn TimeProvider>, resumption: bool) -> Self {
         let provider = Arc::new(provider());
         let verifier = Arc::new(Verifier::new(Trust::default(), None, &provider));
         let state = State { version: 0, own: None, verifier, server: None };
@@ -147,6 +159,7 @@ impl Tls {
             inner: Arc::new(Inner {
                 provider,
                 clock,
+                resumption,
                 version: AtomicU64::new(0),
                 current: current.into(),
                 changed: watch::Sender::new(0),
@@ -286,8 +299,11 @@ impl Inner {
         // Sessions are kept by clients, encrypted: memory does not grow with peers. The key is this
         // state's own, so that what was resumable under another trust or certificate is not here.
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Configuration)?;
-        config.send_tls13_tickets = TICKETS;
+        config.send_tls13_tickets = 0;
+        if self.resumption {
+            config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::Configuration)?;
+            config.send_tls13_tickets = TICKETS;
+        }
         Ok(config)
     }
 }

@@ -1,7 +1,7 @@
 //! The settings file as it is written. Unknown keys and wrong values are errors with file and line.
 
 use super::capture::{Installer, Mode as CaptureMode};
-use super::flags::{Address, MaybeAddress, MaybePath, MaybeSpan, Span};
+use super::flags::{Address, MaybeAddress, MaybePath, MaybeSpan, Span, Switch};
 use super::{ControlAddress, InboundSettings, ServiceSettings, SettingsError};
 use crate::access_log::Mode;
 use crate::rules::settings::RulesFile;
@@ -64,6 +64,7 @@ pub(super) struct File {
     pub(super) exit_when_alone: Option<bool>,
     pub(super) startup: Startup,
     pub(super) tcp: Tcp,
+    pub(super) tls: Tls,
     pub(super) log: Option<Parsed<LogFilter>>,
     pub(super) access_log: Option<Parsed<Mode>>,
 }
@@ -141,6 +142,12 @@ pub(super) struct Tcp {
     pub(super) user_timeout: Option<Parsed<Span>>,
     pub(super) half_closed_timeout: Option<Parsed<Span>>,
     pub(super) idle_timeout: Option<Parsed<MaybeSpan>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Tls {
+    pub(super) session_resumption: Option<Parsed<Switch>>,
 }
 
 impl ServiceEntry {

@@ -106,6 +106,9 @@ pub struct Flags {
     /// How long an opaque connection may be silent, or `none` [default: none].
     #[arg(long, env = "WEFT_TCP_IDLE_TIMEOUT", value_name = "DURATION")]
     pub tcp_idle_timeout: Option<MaybeSpan>,
+    /// Whether TLS sessions may be resumed between the same two workloads: on, off [default: on].
+    #[arg(long, env = "WEFT_TLS_SESSION_RESUMPTION", value_name = "SWITCH")]
+    pub tls_session_resumption: Option<Switch>,
     /// What is logged, for instance info or warn,weft_proxy=debug [default: info].
     #[arg(long, env = "WEFT_LOG", value_name = "FILTER")]
     pub log: Option<LogFilter>,
@@ -133,6 +136,10 @@ pub struct Span(pub(super) Duration);
 /// A duration, or `none`.
 #[derive(Clone, Copy, Debug)]
 pub struct MaybeSpan(pub(super) Option<Duration>);
+
+/// `on` or `off`.
+#[derive(Clone, Copy, Debug)]
+pub struct Switch(pub(super) bool);
 
 impl Default for MaybeAddress {
     fn default() -> Self {
@@ -181,5 +188,17 @@ impl FromStr for MaybeSpan {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "none" { Ok(Self(None)) } else { text.parse().map(|Span(span)| Self(Some(span))) }
+    }
+}
+
+impl FromStr for Switch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "on" => Ok(Self(true)),
+            "off" => Ok(Self(false)),
+            _ => Err("neither on nor off".to_owned()),
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! no verifier then. Whether the server name is this workload's is the data path's question.
 
 use super::verify::{Side, VerifyError};
+use super::wire::Wire;
 use super::{MeshAlpn, Tls};
 use crate::stream::Stream;
 use rustls::HandshakeKind;
@@ -109,7 +110,7 @@ impl Tls {
         if state.own.as_ref().is_some_and(|own| own.own().not_after() <= self.now()) {
             return Err(AcceptError::OwnCertificateExpired);
         }
-        let handshake = TlsAcceptor::from(config).accept(tcp);
+        let handshake = TlsAcceptor::from(config).accept(Wire::new(tcp));
         let tls = tokio::time::timeout_at(deadline.into(), handshake)
             .await
             .map_err(|_| AcceptError::Timeout)?

@@ -7,6 +7,7 @@
 
 use super::own::OwnResolver;
 use super::verify::{Side, VerifyError};
+use super::wire::Wire;
 use super::{Inner, MeshAlpn, State};
 use crate::describe;
 use crate::stream::Stream;
@@ -142,7 +143,7 @@ impl Connector {
         let name = ServerName::try_from(server_name.to_owned())
             .map_err(|_| ConnectError::ServerName(server_name.chars().take(253).collect()))?;
         let (state, config) = self.config(alpn)?;
-        let handshake = TlsConnector::from(config).connect(name, tcp);
+        let handshake = TlsConnector::from(config).connect(name, Wire::new(tcp));
         let tls = tokio::time::timeout_at(deadline.into(), handshake)
             .await
             .map_err(|_| ConnectError::Timeout)?
@@ -209,7 +210,11 @@ impl Built {
     fn new(inner: &Inner) -> Result<Self, ConnectError> {
         let state = inner.lock().state.clone();
         let resolver = state.own.clone().ok_or(ConnectError::NoCertificate)?;
-        let sessions = Resumption::store(Arc::new(ClientSessionMemoryCache::new(SESSIONS_MAX)));
+        let sessions = if inner.resumption {
+            Resumption::store(Arc::new(ClientSessionMemoryCache::new(SESSIONS_MAX)))
+        } else {
+            Resumption::disabled()
+        };
         Ok(Self { version: state.version, state, resolver, sessions, by_alpn: [None, None, None] })
     }
 

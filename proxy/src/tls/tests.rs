@@ -266,6 +266,41 @@ async fn a_session_is_resumed_with_the_same_endpoint_and_judged_again() {
 }
 
 #[tokio::test]
+async fn a_session_is_not_resumed_with_an_endpoint_of_another_identity_or_workload() {
+    let pair = Pair::new();
+    let (first, _client) = pair.meet(&pair.connector(), MeshAlpn::Tcp).await;
+    assert!(!first.unwrap().resumed);
+    // The same server under the same name, but who is meant is somebody else: a full handshake, and refused.
+    for (identity, uid) in [(WEB, "shop/cart-1"), (CART, "shop/cart-2")] {
+        let other = pair.client.connector(&identity.parse().unwrap(), &uid.parse().unwrap());
+        let (accepted, connected) = pair.meet(&other, MeshAlpn::Tcp).await;
+        assert!(accepted.is_ok_and(|accepted| !accepted.resumed));
+        assert_eq!(connected.unwrap_err().reason(), Reason::PeerIdentityMismatch);
+    }
+}
+
+#[tokio::test]
+async fn without_resumption_either_side_makes_every_handshake_a_full_one() {
+    for server_refuses in [true, false] {
+        let mut pair = Pair::new();
+        let refusing = Tls::with(pair.clock.clone(), false);
+        if server_refuses {
+            pair.certify(&refusing, &Wanted::default());
+            pair.server = refusing;
+        } else {
+            pair.certify(&refusing, &Wanted::of(WEB));
+            pair.client = refusing;
+        }
+        let connector = pair.connector();
+        for _ in 0..3 {
+            let (accepted, connected) = pair.meet(&connector, MeshAlpn::Tcp).await;
+            assert!(!accepted.unwrap().resumed);
+            connected.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_resumed_client_whose_certificate_has_expired_is_refused() {
     let pair = Pair::new();
     let soon_over = Wanted { not_after: now() + 60 * SECOND, ..Wanted::of(WEB) };
