@@ -204,9 +204,36 @@ impl Network {
     }
 }
 
+impl Network {
+    /// Takes a pod off the network as a node that is lost: nothing that it or anybody sends arrives, and
+    /// nobody is told.
+    pub async fn lose(&self, pod: &Pod) {
+        let port = format!("pod{}", pod.ipv4.octets()[3]);
+        let down = LinkUnspec::new_with_index(index(&self.handle, &port).await).down();
+        self.handle.link().change(down.build()).execute().await.expect("an interface must go down");
+    }
+}
+
 // === impl Pod ===
 
 impl Pod {
+    /// Its sockets with one of these ports at either end, listeners and those in TIME_WAIT left out, as the
+    /// kernel lists them.
+    pub fn sockets(&self, ports: &[u16]) -> Vec<String> {
+        let lists = self.run(|| {
+            ["tcp", "tcp6"].map(|list| std::fs::read_to_string(format!("/proc/thread-self/net/{list}")))
+        });
+        let lists = lists.map(|list| list.expect("the kernel must list sockets"));
+        let port = |end: &str| end.rsplit(':').next().and_then(|port| u16::from_str_radix(port, 16).ok());
+        let of_ports = |line: &&str| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let [_, local, remote, state, ..] = fields[..] else { return false };
+            let is_wanted = |end| port(end).is_some_and(|port| ports.contains(&port));
+            (is_wanted(local) || is_wanted(remote)) && !matches!(state, "06" | "0A")
+        };
+        lists.iter().flat_map(|list| list.lines().skip(1)).filter(of_ports).map(ToOwned::to_owned).collect()
+    }
+
     fn new(name: &str, number: u8, ipv4: Ipv4Addr, ipv6: Ipv6Addr) -> Self {
         let (jobs, queue) = mpsc::channel::<Job>();
         let (made, namespace) = mpsc::channel();
