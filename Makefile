@@ -5,7 +5,7 @@ CARGO ?= cargo
 RELEASE_PACKAGES = -p weft-proxy -p weft-control -p weft
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-peers lint bench image fuzz
+.PHONY: help build demo test test-peers lint bench bench-connections image fuzz
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ lint: ## Check formatting and lints
 bench: ## Measure against peers (benches/install-peers.sh puts them in place)
 	$(CARGO) build --locked --release $(RELEASE_PACKAGES) -p weft-benches
 	$${CARGO_TARGET_DIR:-target}/release/weft-bench run $(BENCH_ARGUMENTS)
+
+bench-connections: ## Measure opaque TCP, new and idle connections, bodies, two workers, restarts
+	$(CARGO) build --locked --release $(RELEASE_PACKAGES) -p weft-benches
+	benches/connections.sh $${CARGO_TARGET_DIR:-target}/release/weft-bench
 
 image: ## Build the container image
 	docker build --tag weft:latest .

@@ -47,7 +47,15 @@ pub(crate) struct Setting<'run> {
     /// Its own directory, gone after the run.
     pub(crate) directory: &'run Path,
     pub(crate) application: SocketAddr,
+    /// Where the application takes opaque exchanges.
+    pub(crate) application_raw: SocketAddr,
     pub(crate) certificates: &'run Certificates,
+    /// Connections that a proxy's file descriptors allow, with two descriptors for each.
+    pub(crate) connections_max: u64,
+    /// Threads of each proxy.
+    pub(crate) workers: usize,
+    /// Whether TLS sessions may be resumed.
+    pub(crate) resumption: bool,
 }
 
 /// A started contender; dropping it ends its processes.
@@ -56,6 +64,8 @@ pub(crate) struct Running {
     pub(crate) target: SocketAddr,
     /// Where it connects with cleartext HTTP/2; the same unless the contender needs a port for each.
     pub(crate) http2_target: SocketAddr,
+    /// Where it connects with opaque bytes; `None` where the contender carries none.
+    pub(crate) tcp_target: Option<SocketAddr>,
     pub(crate) host: String,
     /// In the order of the request's way; what is not in its way comes last.
     pub(crate) members: Vec<Member>,
@@ -64,6 +74,8 @@ pub(crate) struct Running {
     /// Whether `/forbidden` must be refused.
     pub(crate) authorizes: bool,
     pub(crate) policy: Option<PolicyFile>,
+    /// How the server-side proxy is started again from what it keeps; `None` where nothing is kept.
+    pub(crate) restart: Option<Restart>,
     /// The configuration that ran, in lines for people.
     pub(crate) configuration: Vec<String>,
 }
@@ -81,6 +93,15 @@ pub(crate) enum Role {
     ServerProxy,
     /// Beside the request's way: not part of the pair's figure.
     Control,
+}
+
+/// A proxy that is killed and started again while nothing that configures it is there.
+pub(crate) struct Restart {
+    /// Which member.
+    pub(crate) member: usize,
+    /// Which member is gone meanwhile.
+    pub(crate) control: usize,
+    pub(crate) command: Box<dyn Fn() -> Command>,
 }
 
 /// A policy that can be edited while it is in force.

@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -15,19 +16,22 @@ use serde::Serialize;
 use crate::{
     contender::{PolicyFile, Running},
     counters, http1,
-    process::wait_until,
+    process::{Owned, wait_until},
 };
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const ENFORCED_WITHIN: Duration = Duration::from_secs(10);
 const POLICY_EDITS: usize = 5;
+const RESTARTS: usize = 5;
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Facts {
     pub(crate) members: Vec<MemberFacts>,
     /// From the rename of the policy file to the first denied answer, once per edit.
     pub(crate) policy_edit_milliseconds: Vec<f64>,
+    /// From killing the server-side proxy, its control API gone, to the first answer of the next one.
+    pub(crate) restart_milliseconds: Vec<f64>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -117,6 +121,25 @@ pub(crate) fn policy_edits(running: &Running, policy: &PolicyFile) -> Result<Vec
         milliseconds.push(edited.elapsed().as_secs_f64() * 1000.0);
         replace(policy, &policy.allow)?;
         obeyed(200)?;
+    }
+    Ok(milliseconds)
+}
+
+/// Kills the server-side proxy and starts it again, from what it keeps alone, and waits for an answer through it.
+pub(crate) fn restarts(running: &mut Running, directory: &Path) -> Result<Vec<f64>> {
+    let Some(restart) = &running.restart else { return Ok(Vec::new()) };
+    running.members[restart.control].process.kill();
+    let mut milliseconds = Vec::with_capacity(RESTARTS);
+    for number in 0..RESTARTS {
+        let started = Instant::now();
+        let member = &mut running.members[restart.member];
+        member.process.kill();
+        let name = format!("{}-{number}", member.process.name());
+        member.process = Owned::start(&name, directory, &mut (restart.command)())?;
+        wait_until("an answer after a restart", FIRST_ANSWER_WITHIN, || {
+            Ok(status(running.target, &running.host, "/items/100").is_ok_and(|status| status == 200))
+        })?;
+        milliseconds.push(started.elapsed().as_secs_f64() * 1000.0);
     }
     Ok(milliseconds)
 }

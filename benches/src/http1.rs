@@ -43,6 +43,16 @@ pub(crate) fn get(host: &str, path: &str) -> Vec<u8> {
         .into_bytes()
 }
 
+/// A request with a body, as bytes.
+pub(crate) fn post(host: &str, path: &str, body_bytes: usize) -> Vec<u8> {
+    let mut request = format!(
+        "POST {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: weft-bench\r\ncontent-length: {body_bytes}\r\n\r\n"
+    )
+    .into_bytes();
+    request.resize(request.len() + body_bytes, b'x');
+    request
+}
+
 /// A whole answer of `body_bytes`, as bytes.
 pub(crate) fn answer(body_bytes: usize) -> Vec<u8> {
     let mut answer =

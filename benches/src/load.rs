@@ -22,10 +22,15 @@ use crate::{
 
 mod closed;
 mod http2;
+mod idle;
 mod open;
+mod tcp;
 
 /// A window that has not closed by then never will.
 const OVERRUN_MAX: Duration = Duration::from_secs(15);
+
+/// What each idle connection may add to that: they are opened one exchange after the other.
+const OVERRUN_MAX_EACH: Duration = Duration::from_millis(10);
 
 /// More errors than this teach nothing; a failing contender must not be hammered for the whole window.
 const ERRORS_MAX: u64 = 1000;
@@ -70,7 +75,9 @@ pub(crate) struct Recorder {
 }
 
 pub(crate) fn load(options: &Options) -> Result<()> {
-    let limit = Duration::from_millis(options.warmup + options.window) + OVERRUN_MAX;
+    let idle = u32::try_from(options.scenario.shape.idle().unwrap_or(0))?;
+    let limit =
+        Duration::from_millis(options.warmup + options.window) + OVERRUN_MAX + OVERRUN_MAX_EACH * idle;
     thread::spawn(move || {
         thread::sleep(limit);
         say(&format!("hang no end of the window after {limit:?}"));
@@ -80,6 +87,9 @@ pub(crate) fn load(options: &Options) -> Result<()> {
         Shape::Closed { connections } => closed::run(options, connections)?,
         Shape::Open { rate, connections } => open::run(options, rate, connections)?,
         Shape::Http2 { connections, streams } => http2::run(options, connections, streams)?,
+        Shape::Tcp { connections } => tcp::run(options, connections, tcp::Connections::Kept)?,
+        Shape::Connect { connections } => tcp::run(options, connections, tcp::Connections::OnePerExchange)?,
+        Shape::Idle { connections } | Shape::IdleTcp { connections } => idle::run(options, connections)?,
     };
     say(&format!("end {}", serde_json::to_string(&recorder.report(elapsed))?));
     Ok(())

@@ -19,6 +19,7 @@ mod load;
 mod machine;
 mod measure;
 mod process;
+mod raw;
 mod report;
 mod run;
 mod scenario;

@@ -5,6 +5,7 @@ use std::{
     io::{BufRead as _, BufReader},
     path::Path,
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -12,11 +13,14 @@ use serde::Serialize;
 
 use crate::{
     contender::{Role, Running},
-    counters::{MachineSample, Sample, Usage},
+    counters::{self, MachineSample, Sample, Usage},
     load::Report,
     process::Owned,
     scenario::{Scenario, Shape},
 };
+
+/// How long proxies have to see that connections are gone and to give their memory back.
+const GIVEN_BACK_AFTER: Duration = Duration::from_secs(3);
 
 /// How long a round lasts.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -36,6 +40,17 @@ pub(crate) struct Round {
     pub(crate) client: PerRequest,
     /// Share of the machine that was busy with what is none of ours: the noise of this round.
     pub(crate) others_share: f64,
+    /// Where connections lay idle.
+    pub(crate) memory: Vec<MemberMemory>,
+}
+
+/// A process's memory around connections that lay idle.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct MemberMemory {
+    pub(crate) name: String,
+    pub(crate) before_bytes: u64,
+    pub(crate) per_connection_bytes: f64,
+    pub(crate) given_back_share: f64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -66,7 +81,10 @@ pub(crate) fn round(
 ) -> Result<Round> {
     let target = match scenario.shape {
         Shape::Http2 { .. } => running.http2_target,
-        Shape::Closed { .. } | Shape::Open { .. } => running.target,
+        Shape::Closed { .. } | Shape::Open { .. } | Shape::Idle { .. } => running.target,
+        Shape::Tcp { .. } | Shape::Connect { .. } | Shape::IdleTcp { .. } => {
+            running.tcp_target.context("this contender carries no opaque bytes")?
+        }
     };
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["load", "--host", &running.host, "--target", &target.to_string()]);
@@ -88,16 +106,43 @@ pub(crate) fn round(
         .map(|member| member.process.pid())
         .chain([application.pid(), client.pid()])
         .collect();
+    let residents = || -> Result<Vec<u64>> {
+        running.members.iter().map(|member| counters::resident_bytes(member.process.pid())).collect()
+    };
+    let memory_before = residents()?;
     if line()? != "begin" {
         bail!("the client did not begin");
     }
     let before = Samples::take(&pids)?;
+    let memory_open = residents()?;
     let ended = line()?;
     // The client has not ended yet: it waits for nobody, but its counters stay until it is reaped.
     let after = Samples::take(&pids)?;
     let report = ended.strip_prefix("end ").with_context(|| format!("the client said {ended:?}"))?;
     let load: Report = serde_json::from_str(report)?;
-    Ok(Round::of(running, load, &before, &after))
+    let mut round = Round::of(running, load, &before, &after);
+    if let Some(connections) = scenario.shape.idle() {
+        // Gone, so that its connections are closed; then time for the proxies to see it and to give back.
+        drop(client);
+        std::thread::sleep(GIVEN_BACK_AFTER);
+        let memory = memory_before.into_iter().zip(memory_open).zip(residents()?);
+        round.memory = memory
+            .zip(&running.members)
+            .map(|(((before, open), after), member)| MemberMemory {
+                name: member.process.name().to_owned(),
+                before_bytes: before,
+                per_connection_bytes: open.saturating_sub(before) as f64 / connections as f64,
+                given_back_share: given_back(before, open, after),
+            })
+            .collect();
+    }
+    Ok(round)
+}
+
+/// How much of what a process grew by it has given back.
+fn given_back(before: u64, open: u64, after: u64) -> f64 {
+    let grown = open.saturating_sub(before);
+    if grown == 0 { 1.0 } else { open.saturating_sub(after) as f64 / grown as f64 }
 }
 
 // === impl Samples ===
@@ -144,6 +189,7 @@ impl Round {
             application: per_request[members.len()],
             client: per_request[members.len() + 1],
             others_share: busy.saturating_sub(ours) as f64 / capacity,
+            memory: Vec::new(),
             members,
             load,
         }
@@ -199,6 +245,13 @@ impl Spread {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn given_back_is_a_share_of_what_was_grown_by() {
+        assert_eq!(given_back(100, 300, 150), 0.75);
+        assert_eq!(given_back(100, 300, 350), 0.0);
+        assert_eq!(given_back(100, 90, 90), 1.0);
+    }
 
     #[test]
     fn the_median_of_an_even_number_of_rounds_lies_between_the_middle_two() {

@@ -20,6 +20,9 @@ use tempfile::TempDir;
 /// lock, so that a pid that may have been reused is never killed.
 static LIVE: Mutex<Vec<Live>> = Mutex::new(Vec::new());
 
+/// Enough for two descriptors per connection of the largest scenario.
+const DESCRIPTORS: u64 = 65_536;
+
 enum Live {
     Process(Child),
     Directory(PathBuf),
@@ -66,6 +69,19 @@ pub(crate) fn end_on_interruption() -> Result<()> {
         std::process::exit(130);
     });
     Ok(())
+}
+
+/// As many file descriptors as this process, and all that it starts, may have. An idle connection takes two of a proxy.
+pub(crate) fn raise_descriptor_limit() -> Result<u64> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    // Whoever may raise the hard limit has it raised; all others get what there is.
+    let wanted = hard.max(DESCRIPTORS);
+    if setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_ok() {
+        return Ok(wanted);
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(hard)
 }
 
 /// A port of `address` that was free a moment ago.
@@ -169,8 +185,9 @@ impl Owned {
     }
 }
 
-impl Drop for Owned {
-    fn drop(&mut self) {
+impl Owned {
+    /// Ends it, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
         let mut live = lock();
         let position =
             live.iter().position(|entry| matches!(entry, Live::Process(child) if child.id() == self.pid));
@@ -179,6 +196,12 @@ impl Drop for Owned {
         {
             child.kill().and_then(|()| child.wait()).ok();
         }
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{
     contender::{Contender, Role},
-    measure::{Round, Spread},
+    measure::{MemberMemory, Round, Spread},
     run::{ContenderOutcome, Outcome, Output, ScenarioOutcome, Skipped},
     scenario::Scenario,
 };
@@ -52,7 +52,7 @@ pub(crate) fn configuration(outcome: &Outcome) {
         machine.processor, machine.cores, machine.kernel, machine.load_average
     );
     eprintln!(
-        "rounds: {}, interleaved, {} ms each after {} ms of warm-up; GET over HTTP/1.1 unless the scenario says h2c",
+        "rounds: {}, interleaved, {} ms each after {} ms of warm-up; GET over HTTP/1.1 unless the scenario says otherwise",
         outcome.rounds, outcome.timing.window_milliseconds, outcome.timing.warmup_milliseconds
     );
     for contender in &outcome.contenders {
@@ -69,17 +69,54 @@ pub(crate) fn scenario(outcome: &ScenarioOutcome, output: Output) {
         return;
     }
     println!("\n{}", outcome.scenario);
+    if outcome.contenders.iter().flat_map(|contender| &contender.rounds).any(|round| !round.memory.is_empty())
+    {
+        memory(outcome);
+        return;
+    }
     println!(
-        "| contender | requests/s | CPU µs/request: client-side | server-side | pair (min–max) | ÷ {REFERENCE} | wake-ups/request | p50 ms | p99 ms | p99.9 ms | application µs | others |"
+        "| contender | requests/s | CPU µs/request: client-side | server-side | pair (min–max) | ÷ {REFERENCE} | MB per CPU s | wake-ups/request | p50 ms | p99 ms | p99.9 ms | application µs | others |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
     let reference = outcome.contenders.iter().find(|contender| contender.name == REFERENCE);
     for contender in &outcome.contenders {
-        println!("{}", row(contender, reference));
+        println!("{}", row(contender, reference, outcome.exchange_bytes));
     }
 }
 
-fn row(contender: &ContenderOutcome, reference: Option<&ContenderOutcome>) -> String {
+fn memory(outcome: &ScenarioOutcome) {
+    println!("| process | RSS before MB | KB per connection (min–max) | given back |\n|---|---|---|---|");
+    for contender in &outcome.contenders {
+        let failed = if contender.failures.is_empty() { "" } else { " FAILED" };
+        let names = contender.rounds.first().map_or(&[][..], |round| &round.memory);
+        for (at, member) in names.iter().enumerate() {
+            let spread = |figure: &dyn Fn(&MemberMemory) -> f64| {
+                Spread::of(contender.rounds.iter().filter_map(|round| round.memory.get(at)).map(figure))
+            };
+            let (Some(each), Some(back)) = (
+                spread(&|memory| memory.per_connection_bytes / 1000.0),
+                spread(&|memory| memory.given_back_share * 100.0),
+            ) else {
+                continue;
+            };
+            println!(
+                "| {}: {}{failed} | {:.1} | {:.1} ({:.1}–{:.1}) | {:.0} % |",
+                contender.name,
+                member.name,
+                member.before_bytes as f64 / 1e6,
+                each.median,
+                each.min,
+                each.max,
+                back.median
+            );
+        }
+        if names.is_empty() {
+            println!("| {}{failed} | – | – | – |", contender.name);
+        }
+    }
+}
+
+fn row(contender: &ContenderOutcome, reference: Option<&ContenderOutcome>, bytes: usize) -> String {
     let failed = match contender.failures.len() {
         0 => String::new(),
         failed => format!(" ({failed} rounds FAILED)"),
@@ -118,6 +155,12 @@ fn row(contender: &ContenderOutcome, reference: Option<&ContenderOutcome>) -> St
         role(Role::ServerProxy),
         pair,
         ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}")),
+        if has_proxies {
+            // Bytes per microsecond are megabytes per second.
+            median(&|round| bytes as f64 / round.pair.cpu_microseconds, 0)
+        } else {
+            "–".to_owned()
+        },
         wakeups,
         median(&|round| milliseconds(round.load.latency_nanoseconds.p50), 2),
         median(&|round| milliseconds(round.load.latency_nanoseconds.p99), 2),
@@ -168,6 +211,18 @@ pub(crate) fn end(outcome: &Outcome, output: Output) -> Result<()> {
             println!(
                 "\n{}: policy edit to enforcement {:.0} ms ({:.0}–{:.0}, {edits} edits)",
                 contender.name, edit.median, edit.min, edit.max
+            );
+        }
+    }
+    for contender in &outcome.contenders {
+        if let Some(restart) = Spread::of(contender.facts.restart_milliseconds.iter().copied()) {
+            println!(
+                "\n{}: kill to the first answer of the next process {:.0} ms ({:.0}–{:.0}, {} restarts, control API gone)",
+                contender.name,
+                restart.median,
+                restart.min,
+                restart.max,
+                contender.facts.restart_milliseconds.len()
             );
         }
     }

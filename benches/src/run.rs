@@ -24,6 +24,9 @@ const LOOPBACK: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCA
 /// Below this a median means little.
 const ROUNDS_MIN: usize = 1;
 
+/// File descriptors that a proxy needs besides its connections.
+const DESCRIPTORS_BESIDES: u64 = 1000;
+
 /// A start is short and varies: one is not enough.
 const STARTS: usize = 3;
 
@@ -32,7 +35,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Scenarios: closed-N, open-RATE, h2c-CxS, optionally followed by -BYTES
+    /// Scenarios: closed-N, open-RATE, h2c-CxS, tcp-N, connect-N, idle-N, idletcp-N; optionally followed by -BYTES or -upBYTES
     #[arg(long = "scenario", value_delimiter = ',', default_value = "closed-64,open-500,open-2000")]
     scenarios: Vec<Scenario>,
     /// Contenders by name; see `weft-bench list`
@@ -47,6 +50,15 @@ pub(crate) struct Options {
     /// Seconds each round warms up
     #[arg(long, default_value_t = 0.3)]
     warmup: f64,
+    /// Threads of each proxy
+    #[arg(long, default_value_t = 1)]
+    workers: usize,
+    /// Whether the proxies may resume TLS sessions
+    #[arg(long, value_enum, default_value_t = Sessions::Resumed)]
+    sessions: Sessions,
+    /// Also kill and restart the server-side proxy, its control API gone
+    #[arg(long)]
+    restarts: bool,
     /// How to print
     #[arg(long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -56,6 +68,12 @@ pub(crate) struct Options {
 pub(crate) enum Output {
     Table,
     Json,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Sessions {
+    Resumed,
+    Full,
 }
 
 /// Everything a run found out; what `--output json` prints.
@@ -87,6 +105,8 @@ pub(crate) struct Skipped {
 #[derive(Serialize)]
 pub(crate) struct ScenarioOutcome {
     pub(crate) scenario: String,
+    /// Bytes of bodies per exchange.
+    pub(crate) exchange_bytes: usize,
     pub(crate) contenders: Vec<ContenderOutcome>,
 }
 
@@ -111,8 +131,17 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     };
     let chosen = choose(&options.contenders)?;
     process::end_on_interruption()?;
+    let descriptors = process::raise_descriptor_limit()?;
+    if let Some(idle) = options.scenarios.iter().filter_map(|scenario| scenario.shape.idle()).max() {
+        ensure!(
+            descriptors > 2 * idle as u64 + DESCRIPTORS_BESIDES,
+            "{idle} idle connections take {} file descriptors of a proxy, this process may give {descriptors}: \
+             raise the hard limit (ulimit -Hn), or ask for fewer",
+            2 * idle
+        );
+    }
     let scratch = Scratch::new()?;
-    let (application, address) = start_application(scratch.path())?;
+    let (application, address, raw) = start_application(scratch.path())?;
     let certificates = Certificates::make(scratch.path())?;
     let mut outcome = Outcome {
         machine: Machine::describe(),
@@ -133,7 +162,15 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         }
         let directory = scratch.path().join(contender.name());
         std::fs::create_dir(&directory)?;
-        let setting = Setting { directory: &directory, application: address, certificates: &certificates };
+        let setting = Setting {
+            directory: &directory,
+            application: address,
+            application_raw: raw,
+            certificates: &certificates,
+            connections_max: descriptors.saturating_sub(DESCRIPTORS_BESIDES) / 2,
+            workers: options.workers,
+            resumption: options.sessions == Sessions::Resumed,
+        };
         let (running, facts) = start(contender.as_ref(), &setting)
             .with_context(|| format!("contender {} does not work", contender.name()))?;
         let (name, job, configuration) = (contender.name(), contender.job(), running.configuration.clone());
@@ -149,8 +186,11 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         report::scenario(&scenario, options.output);
         outcome.scenarios.push(scenario);
     }
-    for ((_, running), described) in runnings.iter().zip(&mut outcome.contenders) {
+    for ((name, running), described) in runnings.iter_mut().zip(&mut outcome.contenders) {
         facts::after_load(running, &mut described.facts)?;
+        if options.restarts {
+            described.facts.restart_milliseconds = facts::restarts(running, &scratch.path().join(name))?;
+        }
     }
     report::end(&outcome, options.output)?;
     Ok(outcome
@@ -173,16 +213,18 @@ fn choose(names: &[String]) -> Result<Vec<Box<dyn Contender>>> {
     Ok(chosen)
 }
 
-fn start_application(directory: &Path) -> Result<(Owned, std::net::SocketAddr)> {
-    let address = free_port(LOOPBACK)?;
+/// The application, where it speaks HTTP and where it takes opaque exchanges.
+fn start_application(directory: &Path) -> Result<(Owned, std::net::SocketAddr, std::net::SocketAddr)> {
+    let (address, raw) = (free_port(LOOPBACK)?, free_port(LOOPBACK)?);
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["serve", "--listen", &address.to_string()]).stdin(std::process::Stdio::piped());
+    command.args(["serve", "--listen", &address.to_string(), "--listen-raw", &raw.to_string()]);
+    command.stdin(std::process::Stdio::piped());
     let application = Owned::start("application", directory, &mut command)?;
     wait_until("the application", Duration::from_secs(5), || {
         application.check_running()?;
         Ok(facts::status(address, "localhost", "/items/1").is_ok())
     })?;
-    Ok((application, address))
+    Ok((application, address, raw))
 }
 
 /// Starts a contender, proves that it does its job, and takes what is measured before any load.
@@ -207,7 +249,7 @@ fn start(contender: &dyn Contender, setting: &Setting<'_>) -> Result<(Running, F
         Some(policy) => facts::policy_edits(&running, policy)?,
         None => Vec::new(),
     };
-    Ok((running, Facts { members, policy_edit_milliseconds }))
+    Ok((running, Facts { members, policy_edit_milliseconds, restart_milliseconds: Vec::new() }))
 }
 
 fn measure_scenario(
@@ -224,6 +266,9 @@ fn measure_scenario(
         .collect();
     for number in 1..=rounds {
         for ((_, running), outcome) in runnings.iter().zip(&mut contenders) {
+            if scenario.shape.is_tcp() && running.tcp_target.is_none() {
+                continue;
+            }
             let round = running
                 .check()
                 .and_then(|()| measure::round(running, application, scenario, timing, directory));
@@ -246,5 +291,5 @@ fn measure_scenario(
             }
         }
     }
-    ScenarioOutcome { scenario: scenario.to_string(), contenders }
+    ScenarioOutcome { scenario: scenario.to_string(), exchange_bytes: scenario.exchange_bytes(), contenders }
 }

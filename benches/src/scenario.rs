@@ -1,6 +1,9 @@
 //! What the client does in one scenario, and its name on the command line.
 //! `closed-64` 64 connections, each sending as soon as it has its answer · `open-2000` 2000 requests a second at
-//! fixed times · `h2c-4x32` 4 cleartext HTTP/2 connections of 32 streams · a third part sets the answer's size: `closed-16-100k`.
+//! fixed times · `h2c-4x32` 4 cleartext HTTP/2 connections of 32 streams · `tcp-64` 64 opaque TCP connections, each one
+//! exchange after another · `connect-8` 8 at a time, each exchange on an opaque connection of its own · `idle-10000`
+//! connections that lie idle after one request, `idletcp-10000` the same of opaque TCP.
+//! A third part sets the answer's size (`closed-16-100k`), or with `up` the request body's (`closed-16-up100k`).
 
 use std::{fmt, str::FromStr};
 
@@ -14,7 +17,10 @@ const OPEN_CONNECTIONS: usize = 16;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Scenario {
     pub(crate) shape: Shape,
+    /// Of the answer.
     pub(crate) body_bytes: usize,
+    /// Of the request.
+    pub(crate) upload_bytes: usize,
     name: String,
 }
 
@@ -23,6 +29,27 @@ pub(crate) enum Shape {
     Closed { connections: usize },
     Open { rate: u32, connections: usize },
     Http2 { connections: usize, streams: usize },
+    Tcp { connections: usize },
+    Connect { connections: usize },
+    Idle { connections: usize },
+    IdleTcp { connections: usize },
+}
+
+// === impl Shape ===
+
+impl Shape {
+    /// Whether it sends opaque bytes rather than HTTP.
+    pub(crate) fn is_tcp(self) -> bool {
+        matches!(self, Self::Tcp { .. } | Self::Connect { .. } | Self::IdleTcp { .. })
+    }
+
+    /// How many connections lie idle, where memory is what is measured.
+    pub(crate) fn idle(self) -> Option<usize> {
+        match self {
+            Self::Idle { connections } | Self::IdleTcp { connections } => Some(connections),
+            _ => None,
+        }
+    }
 }
 
 // === impl Scenario ===
@@ -32,13 +59,19 @@ impl Scenario {
     pub(crate) fn path(&self) -> String {
         format!("/items/{}", self.body_bytes)
     }
+
+    /// How many bytes of bodies one exchange carries.
+    pub(crate) fn exchange_bytes(&self) -> usize {
+        self.body_bytes + self.upload_bytes
+    }
 }
 
 impl FromStr for Scenario {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let usage = "expected closed-N, open-RATE or h2c-CxS, then optionally -BYTES (k and m allowed)";
+        let usage = "expected closed-N, open-RATE, h2c-CxS, tcp-N, connect-N, idle-N or idletcp-N, \
+                     then optionally -BYTES or -upBYTES (k and m allowed)";
         let mut parts = text.split('-');
         let kind = parts.next().unwrap_or_default();
         let amount = parts.next().context(usage)?;
@@ -49,11 +82,24 @@ impl FromStr for Scenario {
                 let (connections, streams) = amount.split_once('x').context(usage)?;
                 Shape::Http2 { connections: positive(connections)?, streams: positive(streams)? }
             }
+            "tcp" => Shape::Tcp { connections: positive(amount)? },
+            "connect" => Shape::Connect { connections: positive(amount)? },
+            "idle" => Shape::Idle { connections: positive(amount)? },
+            "idletcp" => Shape::IdleTcp { connections: positive(amount)? },
             other => bail!("unknown scenario {other:?}: {usage}"),
         };
-        let body_bytes = parts.next().map_or(Ok(BODY_BYTES_DEFAULT), bytes)?;
+        let (body_bytes, upload_bytes) = match parts.next() {
+            None => (BODY_BYTES_DEFAULT, 0),
+            Some(size) => match size.strip_prefix("up") {
+                None => (bytes(size)?, 0),
+                Some(upload) if matches!(shape, Shape::Closed { .. } | Shape::Tcp { .. }) => {
+                    (BODY_BYTES_DEFAULT, bytes(upload)?)
+                }
+                Some(_) => bail!("only closed and tcp send bodies: {usage}"),
+            },
+        };
         ensure!(parts.next().is_none(), usage);
-        Ok(Self { shape, body_bytes, name: text.to_owned() })
+        Ok(Self { shape, body_bytes, upload_bytes, name: text.to_owned() })
     }
 }
 
@@ -95,8 +141,22 @@ mod tests {
     }
 
     #[test]
+    fn the_third_part_is_the_answers_size_or_with_up_the_requests() {
+        let scenario: Scenario = "tcp-4-1m".parse().unwrap();
+        assert_eq!((scenario.shape, scenario.body_bytes), (Shape::Tcp { connections: 4 }, 1_000_000));
+        let scenario: Scenario = "closed-16-up10k".parse().unwrap();
+        assert_eq!(
+            (scenario.body_bytes, scenario.upload_bytes, scenario.exchange_bytes()),
+            (100, 10_000, 10_100)
+        );
+        let scenario: Scenario = "idletcp-10000".parse().unwrap();
+        assert_eq!((scenario.shape.idle(), scenario.shape.is_tcp()), (Some(10_000), true));
+    }
+
+    #[test]
     fn a_wrong_name_is_refused() {
-        for name in ["closed", "closed-0", "closed-x", "open-1-2-3", "h2c-4", "idle-3"] {
+        for name in ["closed", "closed-0", "closed-x", "open-1-2-3", "h2c-4", "idle", "tcp-x", "open-5-up1k"]
+        {
             assert!(name.parse::<Scenario>().is_err(), "{name}");
         }
     }

@@ -24,6 +24,9 @@ pub(crate) struct Options {
     /// Address to listen on
     #[arg(long)]
     listen: SocketAddr,
+    /// Address to listen on for opaque exchanges
+    #[arg(long)]
+    listen_raw: SocketAddr,
 }
 
 /// Answers by size, shared by all connections of the one thread; heads are in front of HTTP/1.1's only.
@@ -38,6 +41,13 @@ pub(crate) fn serve(options: &Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
         let listener = TcpListener::bind(options.listen).await.context("cannot listen")?;
+        let raw = TcpListener::bind(options.listen_raw).await.context("cannot listen")?;
+        tokio::task::spawn_local(async move {
+            while let Ok((stream, _)) = raw.accept().await {
+                stream.set_nodelay(true).ok();
+                tokio::task::spawn_local(async move { crate::raw::serve(stream).await.ok() });
+            }
+        });
         let answers = Answers::default();
         loop {
             let (stream, _) = listener.accept().await?;

@@ -25,11 +25,13 @@ impl Contender for Direct {
         Ok(Running {
             target: setting.application,
             http2_target: setting.application,
+            tcp_target: Some(setting.application_raw),
             host: "catalog".to_owned(),
             members: Vec::new(),
             inbound: None,
             authorizes: false,
             policy: None,
+            restart: None,
             configuration: Vec::new(),
         })
     }

@@ -5,6 +5,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    sync::LazyLock,
 };
 
 use anyhow::{Context as _, Result};
@@ -61,6 +62,8 @@ impl Contender for Envoy {
     fn start(&self, setting: &Setting<'_>) -> Result<Running> {
         let program = program().context("Envoy is missing")?;
         let (outbound, inbound) = (free_port(LOOPBACK)?, free_port(LOOPBACK)?);
+        let (outbound_raw, inbound_raw) = (free_port(LOOPBACK)?, free_port(LOOPBACK)?);
+        let (workers, resumption) = (setting.workers.to_string(), setting.resumption);
         let start = |role, side: &str, resources: Value| {
             let admin = free_port(LOOPBACK)?;
             let file = setting.directory.join(format!("{side}.json"));
@@ -71,7 +74,13 @@ impl Contender for Envoy {
             });
             write_private(&file, &serde_json::to_string_pretty(&configuration)?)?;
             let mut command = Command::new(&program);
-            command.arg("-c").arg(&file).args(["--concurrency", "1", "--disable-hot-restart", "-l", "warn"]);
+            command.arg("-c").arg(&file).args([
+                "--concurrency",
+                &workers,
+                "--disable-hot-restart",
+                "-l",
+                "warn",
+            ]);
             start_member(role, &format!("envoy-{side}"), setting.directory, &mut command, admin, "/ready")
         };
         let certificates = setting.certificates;
@@ -83,9 +92,16 @@ impl Contender for Envoy {
                     inbound,
                     &json!([rbac(), router()]),
                     &json!({ "cluster": "application", "timeout": "15s" }),
-                    Some(&self.accept(&certificates.server, &certificates.authority)),
+                    Some(&accept(&certificates.server, &certificates.authority, self.alpn(), resumption)),
+                ), tcp_listener(
+                    inbound_raw,
+                    &[tcp_rbac(), tcp_proxy("application-raw")],
+                    Some(&accept(&certificates.server, &certificates.authority, &json!([]), resumption)),
                 )],
-                "clusters": [cluster("application", setting.application, Wire::Http1, None)],
+                "clusters": [
+                    cluster("application", setting.application, Wire::Http1, None),
+                    cluster("application-raw", setting.application_raw, Wire::Http1, None),
+                ],
             }),
         )?;
         let retry = json!({
@@ -101,26 +117,33 @@ impl Contender for Envoy {
                     &json!([router()]),
                     &json!({ "cluster": "catalog", "timeout": "15s", "retry_policy": retry }),
                     None,
-                )],
+                ), tcp_listener(outbound_raw, &[tcp_proxy("raw")], None)],
                 "clusters": [cluster(
                     "catalog",
                     inbound,
                     self.between,
-                    Some(&connect(&certificates.client, &certificates.authority)),
+                    Some(&connect(&certificates.client, &certificates.authority, resumption)),
+                ), cluster(
+                    "raw",
+                    inbound_raw,
+                    Wire::Http1,
+                    Some(&connect(&certificates.client, &certificates.authority, resumption)),
                 )],
             }),
         )?;
         Ok(Running {
             target: outbound,
             http2_target: outbound,
+            tcp_target: Some(outbound_raw),
             host: SERVER_NAME.to_owned(),
             members: vec![client, server],
             inbound: Some(inbound),
             authorizes: true,
             policy: None,
+            restart: None,
             configuration: vec![
                 version(&program),
-                "--concurrency 1, access log off, request ids off, stats on".to_owned(),
+                format!("--concurrency {}, access log off, request ids off, stats on", setting.workers),
                 "RBAC: principal, method, path prefix; 2 retries armed; LEAST_REQUEST; TLS 1.3".to_owned(),
             ],
         })
@@ -128,19 +151,26 @@ impl Contender for Envoy {
 }
 
 impl Envoy {
-    fn accept(&self, leaf: &Leaf, authority: &Path) -> Value {
-        let protocols = match self.between {
-            Wire::Http1 => json!(["http/1.1"]),
-            Wire::Http2 => json!(["h2"]),
-        };
-        let mut common = tls(leaf, authority, None);
-        common["alpn_protocols"] = protocols;
-        transport_socket(&json!({
-            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-            "require_client_certificate": true,
-            "common_tls_context": common,
-        }))
+    fn alpn(&self) -> &'static Value {
+        static HTTP1: LazyLock<Value> = LazyLock::new(|| json!(["http/1.1"]));
+        static HTTP2: LazyLock<Value> = LazyLock::new(|| json!(["h2"]));
+        match self.between {
+            Wire::Http1 => &HTTP1,
+            Wire::Http2 => &HTTP2,
+        }
     }
+}
+
+fn accept(leaf: &Leaf, authority: &Path, protocols: &Value, resumption: bool) -> Value {
+    let mut common = tls(leaf, authority, None);
+    common["alpn_protocols"] = protocols.clone();
+    transport_socket(&json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "require_client_certificate": true,
+        "disable_stateless_session_resumption": !resumption,
+        "disable_stateful_session_resumption": !resumption,
+        "common_tls_context": common,
+    }))
 }
 
 /// Where Envoy is: told, installed, or put into target/peers by the script.
@@ -185,10 +215,11 @@ fn tls(leaf: &Leaf, authority: &Path, identity: Option<&str>) -> Value {
     })
 }
 
-fn connect(leaf: &Leaf, authority: &Path) -> Value {
+fn connect(leaf: &Leaf, authority: &Path, resumption: bool) -> Value {
     transport_socket(&json!({
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
         "sni": SERVER_NAME,
+        "max_session_keys": u32::from(resumption),
         "common_tls_context": tls(leaf, authority, Some(SERVER_ID)),
     }))
 }
@@ -215,6 +246,33 @@ fn rbac() -> Value {
             "principals": [{ "authenticated": { "principal_name": { "exact": CLIENT_ID } } }],
         }}},
     }})
+}
+
+fn tcp_rbac() -> Value {
+    json!({ "name": "rbac", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC",
+        "stat_prefix": "bench",
+        "rules": { "action": "ALLOW", "policies": { "front-reads-items": {
+            "permissions": [{ "any": true }],
+            "principals": [{ "authenticated": { "principal_name": { "exact": CLIENT_ID } } }],
+        }}},
+    }})
+}
+
+fn tcp_proxy(cluster: &str) -> Value {
+    json!({ "name": "tcp", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": "bench",
+        "cluster": cluster,
+    }})
+}
+
+fn tcp_listener(at: std::net::SocketAddr, filters: &[Value], transport: Option<&Value>) -> Value {
+    let mut chain = json!({ "filters": filters });
+    if let Some(transport) = transport {
+        chain["transport_socket"] = transport.clone();
+    }
+    json!({ "name": "raw", "address": address(at), "filter_chains": [chain] })
 }
 
 fn listener(at: std::net::SocketAddr, filters: &Value, route: &Value, transport: Option<&Value>) -> Value {
@@ -247,6 +305,7 @@ fn cluster(name: &str, at: std::net::SocketAddr, wire: Wire, transport: Option<&
         "type": "STATIC",
         "lb_policy": "LEAST_REQUEST",
         "connect_timeout": "5s",
+        "circuit_breakers": { "thresholds": [{ "max_connections": 32000, "max_requests": 32000, "max_pending_requests": 32000 }] },
         "load_assignment": { "cluster_name": name, "endpoints": [{
             "lb_endpoints": [{ "endpoint": { "address": address(at) } }],
         }]},

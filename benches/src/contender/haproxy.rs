@@ -1,5 +1,6 @@
-//! A pair of HAProxy doing TLS only, HTTP/2 between: both sides show certificates and check them against the
-//! authority, but no identity is authorized, nothing is retried beyond its default, and nothing labelled is counted.
+//! A pair of HAProxy doing TLS only, HTTP/2 between, and opaque bytes in tcp mode: both sides show certificates and
+//! check them against the authority, but no identity is authorized, nothing is retried beyond its default, and nothing
+//! labelled is counted.
 
 use anyhow::{Context as _, Result};
 
@@ -34,52 +35,65 @@ impl Contender for Haproxy {
     fn start(&self, setting: &Setting<'_>) -> Result<Running> {
         let program = debian_program("haproxy").context("haproxy is missing")?;
         let (outbound, inbound) = (free_port(LOOPBACK)?, free_port(LOOPBACK)?);
+        let (outbound_raw, inbound_raw) = (free_port(LOOPBACK)?, free_port(LOOPBACK)?);
+        let (workers, connections) = (setting.workers, setting.connections_max);
+        let (tickets, reuse) =
+            if setting.resumption { ("", "") } else { (" no-tls-tickets", " no-ssl-reuse") };
+        let cache = if setting.resumption { "" } else { "  tune.ssl.cachesize 0\n" };
         let certificates = setting.certificates;
         let authority = certificates.authority.display();
-        let start = |role, side: &str, bind: &str, server: &str| {
+        let start = |role, side: &str, http: [&str; 2], raw: [&str; 2]| {
+            let ([bind, server], [raw_bind, raw_server]) = (http, raw);
             let admin = free_port(LOOPBACK)?;
             let file = setting.directory.join(format!("{side}.cfg"));
             write_private(
                 &file,
                 &format!(
-                    "global\n  nbthread 1\n  maxconn 4096\n  ssl-default-bind-options ssl-min-ver TLSv1.3\n\
+                    "global\n  nbthread {workers}\n  maxconn {connections}\n{cache}  ssl-default-bind-options ssl-min-ver TLSv1.3\n\
                      defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  http-reuse always\n\
                      frontend admin\n  bind {admin}\n  monitor-uri /ready\n\
                      frontend in\n  bind {bind}\n  default_backend next\n\
-                     backend next\n  server next {server}\n"
+                     backend next\n  server next {server}\n\
+                     frontend raw\n  mode tcp\n  bind {raw_bind}\n  default_backend raw\n\
+                     backend raw\n  mode tcp\n  server next {raw_server}\n"
                 ),
             )?;
             let mut command = debian_command(&program);
             command.arg("-db").arg("-f").arg(&file);
             start_member(role, &format!("haproxy-{side}"), setting.directory, &mut command, admin, "/ready")
         };
+        let (server_leaf, client_leaf) =
+            (certificates.server.both.display(), certificates.client.both.display());
+        let accept = format!("ssl crt {server_leaf} ca-file {authority} verify required{tickets}");
+        let connect = format!(
+            "ssl crt {client_leaf} ca-file {authority} verify required verifyhost {SERVER_NAME} sni str({SERVER_NAME}){reuse}"
+        );
         let server = start(
             Role::ServerProxy,
             "server",
-            &format!(
-                "{inbound} ssl crt {} ca-file {authority} verify required alpn h2",
-                certificates.server.both.display()
-            ),
-            &setting.application.to_string(),
+            [&format!("{inbound} {accept} alpn h2"), &setting.application.to_string()],
+            [&format!("{inbound_raw} {accept}"), &setting.application_raw.to_string()],
         )?;
         let client = start(
             Role::ClientProxy,
             "client",
-            &outbound.to_string(),
-            &format!(
-                "{inbound} ssl crt {} ca-file {authority} verify required verifyhost {SERVER_NAME} sni str({SERVER_NAME}) alpn h2",
-                certificates.client.both.display()
-            ),
+            [&outbound.to_string(), &format!("{inbound} {connect} alpn h2")],
+            [&outbound_raw.to_string(), &format!("{inbound_raw} {connect}")],
         )?;
         Ok(Running {
             target: outbound,
             http2_target: outbound,
+            tcp_target: Some(outbound_raw),
             host: SERVER_NAME.to_owned(),
             members: vec![client, server],
             inbound: Some(inbound),
             authorizes: false,
             policy: None,
-            configuration: vec!["nbthread 1, no log, http-reuse always, TLS 1.3".to_owned()],
+            restart: None,
+            configuration: vec![format!(
+                "nbthread {workers}, no log, http-reuse always, TLS 1.3, sessions {}",
+                if setting.resumption { "resumed" } else { "not resumed" }
+            )],
         })
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::{Contender, Missing, Role, Running, Setting, debian_command, debian_program, start_member};
 use crate::{
@@ -35,6 +35,7 @@ impl Contender for Nginx {
 
     fn start(&self, setting: &Setting<'_>) -> Result<Running> {
         let program = debian_program("nginx").context("nginx is missing")?;
+        ensure!(setting.workers == 1, "nginx runs as one process here: leave it out with --workers");
         let (outbound, outbound_http2, inbound) =
             (free_port(LOOPBACK)?, free_port(LOOPBACK)?, free_port(LOOPBACK)?);
         let certificates = setting.certificates;
@@ -79,11 +80,14 @@ impl Contender for Nginx {
         Ok(Running {
             target: outbound,
             http2_target: outbound_http2,
+            // Debian's nginx has no stream module unless another package brings it.
+            tcp_target: None,
             host: SERVER_NAME.to_owned(),
             members: vec![client, server],
             inbound: Some(inbound),
             authorizes: false,
             policy: None,
+            restart: None,
             configuration: vec!["one process, access log off, keepalive to the next hop, TLS 1.3".to_owned()],
         })
     }
@@ -104,7 +108,7 @@ fn configuration(
         "daemon off; master_process off; pid {0}/pid; error_log {0}/error.log warn;",
         prefix.display()
     )?;
-    writeln!(text, "events {{ worker_connections 4096; }}\nhttp {{\n  access_log off; tcp_nodelay on;")?;
+    writeln!(text, "events {{ worker_connections 32768; }}\nhttp {{\n  access_log off; tcp_nodelay on;")?;
     for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
         writeln!(text, "  {kind}_temp_path {}/{kind};", prefix.display())?;
     }

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Contender, Member, Missing, PolicyFile, Role, Running, Setting, start_member};
+use super::{Contender, Member, Missing, PolicyFile, Restart, Role, Running, Setting, start_member};
 use crate::process::{free_port, write_private};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -50,41 +50,50 @@ impl Contender for Weft {
     fn start(&self, setting: &Setting<'_>) -> Result<Running> {
         let programs = Programs::find().context("weft's programs are missing")?;
         let (outbound, inbound) = (free_port(LOOPBACK)?, free_port(SERVER_ADDRESS)?);
-        let mesh = Mesh::start(&programs, setting, inbound)?;
+        let (outbound_raw, inbound_raw) = (free_port(LOOPBACK)?, free_port(SERVER_ADDRESS)?);
+        let mesh = Mesh::start(&programs, setting, inbound, inbound_raw)?;
         let server_configuration = format!(
             "outbound: {{ listen: none }}\n\
-             inbound:\n  - {{ listen: \"{inbound}\", application: \"{}\" }}\n",
-            setting.application
+             inbound:\n  - {{ listen: \"{inbound}\", application: \"{}\" }}\n  \
+             - {{ listen: \"{inbound_raw}\", application: \"{}\" }}\n",
+            setting.application, setting.application_raw
         );
         let client_configuration = format!(
-            "outbound:\n  listen: \"{}\"\n  services:\n    - {{ service: shop/catalog, port: 80, listen: \"{outbound}\" }}\n",
+            "outbound:\n  listen: \"{}\"\n  services:\n    - {{ service: shop/catalog, port: 80, listen: \"{outbound}\" }}\n    \
+             - {{ service: shop/catalog, port: 7, listen: \"{outbound_raw}\" }}\n",
             free_port(LOOPBACK)?
         );
-        let server = mesh.proxy(Role::ServerProxy, "catalog-1", &server_configuration)?;
-        let client = mesh.proxy(Role::ClientProxy, "front-1", &client_configuration)?;
+        let (server, again) = mesh.proxy(Role::ServerProxy, "catalog-1", &server_configuration)?;
+        let (client, _) = mesh.proxy(Role::ClientProxy, "front-1", &client_configuration)?;
         let policy = PolicyFile {
             path: mesh.policies.join("authorization.yaml"),
-            allow: authorization("/items/*"),
-            deny: authorization("/elsewhere/*"),
+            allow: authorization("/items/*", inbound_raw),
+            deny: authorization("/elsewhere/*", inbound_raw),
         };
         Ok(Running {
             target: outbound,
             http2_target: outbound,
+            tcp_target: Some(outbound_raw),
             host: HOST.to_owned(),
             members: vec![client, server, mesh.control],
             inbound: Some(inbound),
             authorizes: true,
             policy: Some(policy),
+            restart: Some(Restart { member: 1, control: 2, command: again }),
             configuration: vec![
                 programs.describe(),
-                "shipped defaults, 1 worker; one AuthorizationPolicy (principal, method, path)".to_owned(),
+                format!(
+                    "shipped defaults, {} worker(s), sessions {}; one AuthorizationPolicy (principal, method, path; port)",
+                    setting.workers,
+                    if setting.resumption { "resumed" } else { "not resumed" }
+                ),
             ],
         })
     }
 }
 
 /// The policy directory, first version: who exists, and who may call whom.
-fn services(inbound: SocketAddr) -> String {
+fn services(inbound: SocketAddr, inbound_raw: SocketAddr) -> String {
     format!(
         r#"apiVersion: v1
 kind: Service
@@ -93,6 +102,7 @@ spec:
   selector: {{ app: catalog }}
   ports:
     - {{ name: http, port: 80, targetPort: {port} }}
+    - {{ name: tcp-raw, port: 7, targetPort: {raw} }}
 ---
 apiVersion: weft.dev/v1alpha1
 kind: Workload
@@ -104,6 +114,7 @@ spec:
   address: {server}
   ports:
     - {{ name: http, port: {port}, protocol: http }}
+    - {{ name: raw, port: {raw}, protocol: tcp }}
   serviceAccount: catalog
 ---
 apiVersion: weft.dev/v1alpha1
@@ -117,12 +128,13 @@ spec:
   serviceAccount: front
 "#,
         port = inbound.port(),
+        raw = inbound_raw.port(),
         server = SERVER_ADDRESS,
         client = CLIENT_ADDRESS,
     )
 }
 
-fn authorization(path: &str) -> String {
+fn authorization(path: &str, inbound_raw: SocketAddr) -> String {
     format!(
         r#"apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -134,8 +146,13 @@ spec:
     - from:
         - source: {{ principals: ["cluster.local/ns/shop/sa/front"] }}
       to:
-        - operation: {{ methods: ["GET"], paths: ["{path}"] }}
-"#
+        - operation: {{ methods: ["GET", "POST"], paths: ["{path}"] }}
+    - from:
+        - source: {{ principals: ["cluster.local/ns/shop/sa/front"] }}
+      to:
+        - operation: {{ ports: ["{raw}"] }}
+"#,
+        raw = inbound_raw.port(),
     )
 }
 
@@ -146,7 +163,9 @@ fn proxy_configuration(
     directory: &Path,
     metrics: SocketAddr,
     admin: SocketAddr,
+    setting: &Setting<'_>,
 ) -> String {
+    let sessions = if setting.resumption { "" } else { "tls: { sessionResumption: off }\n" };
     format!(
         r#"workload: shop/{workload}
 control:
@@ -156,8 +175,9 @@ control:
 metrics: {{ listen: "{metrics}" }}
 admin: {{ listen: "{admin}" }}
 state: {state}
-workers: 1
-"#,
+workers: {workers}
+{sessions}"#,
+        workers = setting.workers,
         control = mesh.listen,
         roots = mesh.state.join("roots.pem").display(),
         token = directory.join("token").display(),
@@ -169,6 +189,7 @@ workers: 1
 struct Mesh<'run> {
     programs: &'run Programs,
     directory: &'run Path,
+    setting: &'run Setting<'run>,
     policies: PathBuf,
     paths: MeshPaths,
     control: Member,
@@ -182,33 +203,45 @@ struct MeshPaths {
 // === impl Mesh ===
 
 impl<'run> Mesh<'run> {
-    fn start(programs: &'run Programs, setting: &Setting<'run>, inbound: SocketAddr) -> Result<Self> {
+    fn start(
+        programs: &'run Programs,
+        setting: &'run Setting<'run>,
+        inbound: SocketAddr,
+        inbound_raw: SocketAddr,
+    ) -> Result<Self> {
         let directory = setting.directory;
         let (policies, state) = (directory.join("policies"), directory.join("control"));
         fs::create_dir_all(&policies)?;
         create_private(&state)?;
-        fs::write(policies.join("services.yaml"), services(inbound))?;
-        fs::write(policies.join("authorization.yaml"), authorization("/items/*"))?;
+        fs::write(policies.join("services.yaml"), services(inbound, inbound_raw))?;
+        fs::write(policies.join("authorization.yaml"), authorization("/items/*", inbound_raw))?;
         let (listen, admin) = (free_port(LOOPBACK)?, free_port(LOOPBACK)?);
         let mut command = Command::new(&programs.control);
         command.arg("--policies").arg(&policies).arg("--state").arg(&state);
         command.args(["--listen", &listen.to_string(), "--admin-listen", &admin.to_string()]);
         let control = start_member(Role::Control, "weft-control", directory, &mut command, admin, "/ready")?;
-        Ok(Self { programs, directory, policies, paths: MeshPaths { listen, state }, control })
+        Ok(Self { programs, directory, setting, policies, paths: MeshPaths { listen, state }, control })
     }
 
-    fn proxy(&self, role: Role, workload: &str, side: &str) -> Result<Member> {
+    /// Starts a proxy; also how to start it again.
+    fn proxy(&self, role: Role, workload: &str, side: &str) -> Result<(Member, Box<dyn Fn() -> Command>)> {
         let directory = self.directory.join(workload);
         create_private(&directory)?;
         create_private(&directory.join("state"))?;
         write_private(&directory.join("token"), &self.token(workload)?)?;
         let (metrics, admin) = (free_port(LOOPBACK)?, free_port(LOOPBACK)?);
         let file = directory.join("proxy.yaml");
-        let common = proxy_configuration(workload, &self.paths, &directory, metrics, admin);
+        let common = proxy_configuration(workload, &self.paths, &directory, metrics, admin, self.setting);
         write_private(&file, &format!("{common}{side}"))?;
-        let mut command = Command::new(&self.programs.proxy);
-        command.arg("--config").arg(&file);
-        start_member(role, &format!("weft-proxy-{workload}"), self.directory, &mut command, metrics, "/ready")
+        let program = self.programs.proxy.clone();
+        let command = Box::new(move || {
+            let mut command = Command::new(&program);
+            command.arg("--config").arg(&file);
+            command
+        });
+        let name = format!("weft-proxy-{workload}");
+        let member = start_member(role, &name, self.directory, &mut command(), metrics, "/ready")?;
+        Ok((member, command))
     }
 
     fn token(&self, workload: &str) -> Result<String> {

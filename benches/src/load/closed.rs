@@ -45,7 +45,10 @@ pub(super) fn run(options: &Options, connections: usize) -> Result<(Recorder, Du
         let window = Window::from_now(options);
         let shared = Rc::new(Shared {
             options: options.clone(),
-            request: http1::get(&options.host, &options.scenario.path()),
+            request: match options.scenario.upload_bytes {
+                0 => http1::get(&options.host, &options.scenario.path()),
+                bytes => http1::post(&options.host, &options.scenario.path(), bytes),
+            },
             window,
             stopped: Cell::new(false),
             recorder: RefCell::new(Recorder::new()),
