@@ -95,7 +95,6 @@ reasons! {
     OriginalDestinationMissing "original_destination_missing" 503 14 Mesh "A redirected connection came without the destination it was meant for.";
     LoopDetected "loop_detected" 508 13 Configuration "The connection would lead back to this proxy.";
     Overloaded "overloaded" 503 8 Mesh "A limit on connections, requests or memory is reached.";
-    Draining "draining" 503 14 Mesh "The proxy is shutting down.";
     Internal "internal" 500 13 Mesh "A fault in the proxy itself.";
 }
 

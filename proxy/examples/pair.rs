@@ -167,6 +167,7 @@ fn main() {
         last_good_age_max: std::time::Duration::MAX,
         workers: NonZeroUsize::MIN,
         admin_socket: None,
+        body_timeout: weft_proxy::http::limits::DEFAULT_STALL_TIMEOUT,
         drain_deadline: std::time::Duration::ZERO,
         drain_quiet: std::time::Duration::ZERO,
         exit_when_alone: false,

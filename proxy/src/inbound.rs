@@ -23,7 +23,6 @@ pub mod token;
 use crate::detect::{DEFAULT_SILENCE, DEFAULT_SILENCE_MAX, Expect, Opening, Spoken};
 use crate::h1;
 use crate::h2;
-use crate::http::Limits;
 use crate::listener::ConnectionDrain;
 use crate::metrics::Direction;
 use crate::pool::{Dial, Pool};
@@ -154,6 +153,7 @@ async fn serve_mesh(
     };
     worker.connections.handshake(DIRECTION, accepted.alpn.as_str(), accepted.resumed);
     let drain = worker.shared.drain.clone();
+    let limits = worker.shared.settings.limits();
     let mesh = Mesh {
         peer: accepted.peer,
         sni: accepted.server_name.to_string(),
@@ -163,12 +163,12 @@ async fn serve_mesh(
     match accepted.alpn {
         MeshAlpn::H2 => {
             let inbound = Rc::new(Inbound::new(connection));
-            h2::serve(accepted.stream, inbound, &h2::Settings::mesh(), &drain).await;
+            h2::serve(accepted.stream, inbound, &h2::Settings::mesh().within(limits), &drain).await;
         }
         MeshAlpn::Http1 => {
             let inbound = Inbound::new(connection);
             let drain = ConnectionDrain::new(&drain);
-            let _ = h1::serve(accepted.stream, &inbound, &Limits::default(), &drain).await;
+            let _ = h1::serve(accepted.stream, &inbound, &limits, &drain).await;
         }
         MeshAlpn::Tcp => tcp::carry(connection, accepted.stream, Bytes::new()).await,
     }
@@ -183,6 +183,7 @@ async fn serve_plaintext(
     spoken: Spoken,
 ) {
     let drain = worker.shared.drain.clone();
+    let limits = worker.shared.settings.limits();
     let connection = Rc::new(Connection::new(worker.clone(), application, client, local, None));
     let policy = worker.policy.current();
     let verdict = match connection.admit(&policy) {
@@ -195,9 +196,9 @@ async fn serve_plaintext(
     plaintext::count(&connection, verdict);
     let inbound = Rc::new(Inbound::new(connection));
     if spoken == Spoken::Http2 {
-        h2::serve(stream, inbound, &h2::Settings::server(), &drain).await;
+        h2::serve(stream, inbound, &h2::Settings::server().within(limits), &drain).await;
     } else {
         let drain = ConnectionDrain::new(&drain);
-        let _ = h1::serve(stream, &*inbound, &Limits::default(), &drain).await;
+        let _ = h1::serve(stream, &*inbound, &limits, &drain).await;
     }
 }

@@ -110,16 +110,16 @@ async fn serve_proxy(worker: Rc<Worker>, stream: TcpStream, client: SocketAddr) 
     let mut opening = Opening::new(stream);
     let Some(spoken) = spoken_in_time(&mut opening, Expect::Http, DEFAULT_SILENCE_MAX).await else { return };
     let handler = Rc::new(Outbound::new(worker.clone(), client, Target::Proxy));
-    let drain = worker.shared.drain.untouched();
+    let (drain, limits) = (worker.shared.drain.untouched(), worker.shared.settings.limits());
     let stream = opening.into_stream();
     match spoken {
         Spoken::Nothing => {}
         Spoken::Http2 => {
-            h2::serve(stream, handler, &h2::Settings::server(), &drain).await;
+            h2::serve(stream, handler, &h2::Settings::server().within(limits), &drain).await;
         }
         // What is not HTTP is for its parser to refuse.
         Spoken::Http1 | Spoken::Tls(_) | Spoken::Opaque => {
-            let limits = Limits { connect: true, ..Limits::default() };
+            let limits = Limits { connect: true, ..limits };
             if let Ok(h1::Outcome::Connect { head, stream, buffered }) =
                 h1::serve(stream, &*handler, &limits, &ConnectionDrain::new(&drain)).await
             {
@@ -201,14 +201,14 @@ async fn serve_destination(
         },
     };
     let handler = Rc::new(Outbound::new(worker.clone(), client, Target::Destination { asked, port }));
-    let drain = worker.shared.drain.untouched();
+    let (drain, limits) = (worker.shared.drain.untouched(), worker.shared.settings.limits());
     let stream = opening.into_stream();
     match spoken {
         Some(Spoken::Http2) => {
-            h2::serve(stream, handler, &h2::Settings::server(), &drain).await;
+            h2::serve(stream, handler, &h2::Settings::server().within(limits), &drain).await;
         }
         Some(Spoken::Http1) => {
-            let _ = h1::serve(stream, &*handler, &Limits::default(), &ConnectionDrain::new(&drain)).await;
+            let _ = h1::serve(stream, &*handler, &limits, &ConnectionDrain::new(&drain)).await;
         }
         Some(Spoken::Tls(_) | Spoken::Opaque | Spoken::Nothing) | None => {}
     }

@@ -13,6 +13,8 @@ pub use capture::{CaptureSettings, Installer, Mode as CaptureMode};
 pub use flags::Flags;
 
 use crate::access_log::Mode;
+use crate::http::Limits;
+use crate::http::limits::DEFAULT_STALL_TIMEOUT;
 use crate::rules::settings::Bypass;
 use crate::socket::TcpSettings;
 use std::collections::BTreeMap;
@@ -71,6 +73,8 @@ pub struct Settings {
     pub state: Option<PathBuf>,
     /// How old the last good configuration may be.
     pub last_good_age_max: Duration,
+    /// How long a body may stop arriving, or an answer stop being taken.
+    pub body_timeout: Duration,
     /// How many worker threads.
     pub workers: NonZeroUsize,
     /// How long a drain may take.
@@ -319,6 +323,7 @@ impl Settings {
                 file.last_good_age_max,
                 DEFAULT_LAST_GOOD_AGE_MAX,
             ),
+            body_timeout: duration(flags.body_timeout, file.body_timeout, DEFAULT_STALL_TIMEOUT),
             workers: workers
                 .unwrap_or_else(|| worker_count(Cgroup::default().cpu_quota(), DEFAULT_WORKERS_MAX)),
             drain_deadline: duration(flags.drain_deadline, file.drain.deadline, DEFAULT_DRAIN_DEADLINE),
@@ -338,6 +343,11 @@ impl Settings {
         };
         settings.check()?;
         Ok(settings)
+    }
+
+    /// The bounds of the connections that this proxy accepts.
+    pub fn limits(&self) -> Limits {
+        Limits { stall_timeout: self.body_timeout, ..Limits::default() }
     }
 
     /// The namespace of the workload: the first half of its name.

@@ -3,6 +3,7 @@
 
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use weft_model::reason::Reason;
 
 /// Longest head that is read.
 const HEAD_MAX: usize = 1 << 20;
@@ -69,6 +70,13 @@ impl Head {
     /// The status of a response; 0 when the line is none.
     pub fn status(&self) -> u16 {
         self.start.split(' ').nth(1).and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
+    /// Panics unless this is the mesh's own answer for `reason`, with its status.
+    #[track_caller]
+    pub fn refused_with(&self, reason: Reason) {
+        let told = self.field("x-weft-reason");
+        assert_eq!((self.status(), told), (reason.status(), Some(reason.label())), "{self:?}");
     }
 
     fn framing(&self) -> Option<Framing> {

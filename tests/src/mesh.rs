@@ -91,6 +91,11 @@ impl Mesh {
         self.listen.address()
     }
 
+    /// The control API's admin address.
+    pub fn control_admin(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
     /// The policy directory.
     pub fn policies(&self) -> PathBuf {
         self.directory.path().join("policies")

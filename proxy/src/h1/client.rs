@@ -272,8 +272,12 @@ impl Connection {
         request: Request,
     ) -> Result<Response, SendError> {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            if request.head.upgrade().is_none() || !self.upload.is_done() {
+            if request.head.upgrade().is_none() {
                 return Err(SendError::new(Reason::ResponseMalformed, Delivered::Maybe, None));
+            }
+            // What follows would be read as the new protocol while it is still a body.
+            if !self.upload.is_done() {
+                return Err(SendError::new(Reason::UpgradeUnsupported, Delivered::Maybe, None));
             }
             let buffered = self.input.take_all();
             let tunnel = Tunnel { stream: self.stream, buffered, revocable: None };

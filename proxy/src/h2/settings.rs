@@ -134,6 +134,11 @@ impl Settings {
         Self { keepalive: None, stream_errors_max: None, ..Self::server() }
     }
 
+    /// The same within other bounds.
+    pub fn within(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
     /// What we announce as the largest header list. HTTP/2 counts 32 bytes more per field than
     /// the text has; with that on top, a head that is over *our* limit is refused by us, with a
     /// reason, and only one far beyond it by the protocol library, without.

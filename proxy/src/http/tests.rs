@@ -99,3 +99,19 @@ fn every_reason_makes_a_local_answer() {
         assert!(response.body.exact_length().unwrap() > 6);
     }
 }
+
+#[test]
+fn a_rewrite_that_has_no_room_is_answered_and_not_forwarded_half_done() {
+    let mut headers = Headers::new();
+    // As much text as a block takes; a parser stops long before.
+    while headers.append("x-fill", &[b'x'; 16 * 1024]).is_ok() {}
+    while headers.append("x-fill", b"").is_ok() {}
+    let mut head = RequestHead::new(Method::GET, Version::Http11, "", "", headers).unwrap();
+    let path = Some(weft_model::route::PathEdit::Full("/elsewhere".into()));
+    let rewrite = weft_model::route::Rewrite { hostname: None, path };
+    let matched = weft_model::route::PathMatch::prefix("/");
+    let filters = [weft_model::route::Filter::Rewrite(rewrite)];
+    let answer = filter::apply_to_request(&mut head, &filters, &matched).unwrap_err();
+    let told = answer.head.headers().get_str(Known::XWeftReason).and_then(Reason::from_label);
+    assert_eq!(told, Some(Reason::Internal));
+}

@@ -59,6 +59,7 @@ pub(super) struct File {
     pub(super) admin: Admin,
     pub(super) state: Option<PathBuf>,
     pub(super) last_good_age_max: Option<Parsed<Span>>,
+    pub(super) body_timeout: Option<Parsed<Span>>,
     pub(super) workers: Option<NonZeroUsize>,
     pub(super) drain: Drain,
     pub(super) exit_when_alone: Option<bool>,

@@ -88,6 +88,9 @@ pub struct Flags {
     /// shareProcessNamespace [default: false].
     #[arg(long, env = "WEFT_EXIT_WHEN_ALONE", value_name = "BOOLEAN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub exit_when_alone: Option<bool>,
+    /// How long a body may stop arriving, or an answer stop being taken [default: 5m].
+    #[arg(long, env = "WEFT_BODY_TIMEOUT", value_name = "DURATION")]
+    pub body_timeout: Option<Span>,
     /// How long connections wait for the first certificate and configuration [default: 60s].
     #[arg(long, env = "WEFT_STARTUP_TIMEOUT", value_name = "DURATION")]
     pub startup_timeout: Option<Span>,

@@ -1,0 +1,171 @@
+//! What the fuzz targets hold parsers to, on random inputs in every run of the tests: the very checks,
+//! so that a property that breaks is seen before a fuzzer runs.
+
+// A helper of a test may fail as a test does.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::sync::Arc;
+use weft_config::{SourceFile, compile, read_directory};
+use weft_model::mesh::Mesh;
+use weft_model::wire::{Kind, Resource};
+
+#[path = "../../fuzz/checks/mesh_server_name.rs"]
+mod mesh_server_name;
+#[path = "../../fuzz/checks/path_canonical.rs"]
+mod path_canonical;
+#[path = "../../fuzz/checks/policy_yaml.rs"]
+mod policy_yaml;
+#[path = "../../fuzz/checks/spiffe_id.rs"]
+mod spiffe_id;
+#[path = "../../fuzz/checks/wire_resource.rs"]
+mod wire_resource;
+
+/// A small generator (xorshift), so that a failure can be repeated.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % u64::try_from(bound.max(1)).unwrap()).unwrap()
+    }
+
+    /// Pieces one after another: closer to what a parser takes than bytes by chance.
+    fn text(&mut self, pieces: &[&str], most: usize) -> String {
+        (0..=self.below(most)).map(|_| pieces[self.below(pieces.len())]).collect()
+    }
+
+    /// A few bytes changed, removed or repeated.
+    fn mutated(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        for _ in 0..self.below(4) {
+            let at = self.below(bytes.len() + 1);
+            match self.below(4) {
+                0 => bytes.truncate(at),
+                1 => bytes.insert(at, u8::try_from(self.below(256)).unwrap()),
+                2 if at < bytes.len() => bytes[at] ^= 1 << self.below(8),
+                _ => {
+                    let end = (at + self.below(16)).min(bytes.len());
+                    let copy = bytes[at..end].to_vec();
+                    bytes.splice(at..at, copy);
+                }
+            }
+        }
+        bytes
+    }
+}
+
+#[test]
+fn canonical_paths_are_fixed_points_with_nothing_left_to_resolve() {
+    const PIECES: &[&str] = &[
+        "/", "/", "/", "a", "b", ".", "..", "%2e", "%2E", "%61", "%2f", "%5c", "%25", "%00", "%", "%zz",
+        "\\", ";", "~", "%7e", "%e4", "admin", "*", "?", "ä", " ", "%3f", "%C3%A4",
+    ];
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let taken =
+        (0..200_000).filter(|_| path_canonical::check(&format!("/{}", random.text(PIECES, 8)))).count();
+    assert!(taken > 10_000, "{taken} of the paths have a canonical form");
+}
+
+#[test]
+fn spiffe_ids_have_one_spelling() {
+    const PIECES: &[&str] = &[
+        "spiffe://",
+        "cluster.local",
+        "/ns/",
+        "/sa/",
+        "shop",
+        "web",
+        "a-b",
+        "A",
+        "/",
+        "..",
+        "%2f",
+        "?x",
+        "#y",
+        ":1",
+        "@",
+        "_",
+        ".",
+        "-",
+        "ä",
+        "\0",
+    ];
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut taken = 0;
+    for _ in 0..200_000 {
+        let text = match random.below(2) {
+            0 => random.text(PIECES, 8),
+            _ => {
+                let parts = ["cluster.local", "shop", "web"].map(|part| match random.below(6) {
+                    0 => random.text(PIECES, 2),
+                    _ => part.to_owned(),
+                });
+                format!("spiffe://{}/ns/{}/sa/{}", parts[0], parts[1], parts[2])
+            }
+        };
+        taken += usize::from(spiffe_id::check(&text));
+    }
+    assert!(taken > 10_000, "{taken} were SPIFFE IDs");
+}
+
+#[test]
+fn server_names_come_back_as_they_went() {
+    const PIECES: &[&str] = &[
+        "80", "0", "65535", "65536", ".", "cart", "shop", "workload", "uid", "-", "A", "+1", "", "a.b", "%",
+        "x-y",
+    ];
+    let mut random = Random(0x0123_4567_89ab_cdef);
+    let taken = (0..200_000).filter(|_| mesh_server_name::check(&random.text(PIECES, 8))).count();
+    assert!(taken > 100, "{taken} were server names");
+}
+
+#[test]
+fn resources_that_are_taken_survive_another_way_over_the_wire() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let mut files = read_directory(format!("{root}/examples/shop")).unwrap();
+    let text = fs::read_to_string(format!("{root}/config/tests/good/base.yaml")).unwrap();
+    files.push(SourceFile { name: "base.yaml".to_owned(), text });
+    let resources = resources(&compile(&files).mesh);
+    assert!(resources.len() > 20, "{} resources", resources.len());
+    let mut random = Random(0xdead_beef_cafe_f00d);
+    let (mut taken, mut tried) = (0, 0);
+    for _ in 0..1_500 {
+        for (kind, bytes) in &resources {
+            let mut input = vec![*kind];
+            input.extend(random.mutated(bytes));
+            taken += usize::from(wire_resource::check(&input));
+            tried += 1;
+        }
+    }
+    assert!(taken * 10 > tried && taken < tried, "{taken} of {tried} were taken");
+}
+
+// Each as it goes over the wire, with the number of its kind.
+fn resources(mesh: &Mesh) -> Vec<(u8, Vec<u8>)> {
+    let mut all = vec![Resource::MeshConfig(mesh.config.clone())];
+    all.extend(mesh.workloads.values().map(|held| Resource::Workload(Arc::clone(held))));
+    all.extend(mesh.services.values().map(|held| Resource::Service(Arc::clone(held))));
+    all.extend(mesh.endpoints.values().map(|held| Resource::Endpoints(Arc::clone(held))));
+    all.extend(mesh.routes.values().map(|held| Resource::Route(Arc::clone(held))));
+    all.extend(mesh.authorizations.values().map(|held| Resource::Authorization(Arc::clone(held))));
+    all.extend(mesh.peer_authentications.values().map(|held| Resource::PeerAuthentication(Arc::clone(held))));
+    let number = |kind: Kind| Kind::ALL.iter().position(|held| *held == kind).unwrap();
+    all.iter().map(|held| (u8::try_from(number(held.kind())).unwrap(), held.encode())).collect()
+}
+
+#[test]
+fn policy_files_give_one_answer_that_points_into_them() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus");
+    let mut sources: Vec<_> =
+        fs::read_dir(directory).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect();
+    sources.sort();
+    let mut random = Random(0x1234_5678_9abc_def1);
+    for _ in 0..4_000 {
+        let source = random.below(sources.len());
+        let text = random.mutated(&sources[source]);
+        policy_yaml::check(&String::from_utf8_lossy(&text));
+    }
+}
