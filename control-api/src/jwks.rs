@@ -150,14 +150,14 @@ impl KeyStore {
     /// All key sets, for people.
     pub fn status(&self) -> Vec<KeyStatus> {
         let now = SystemTime::now();
-        let show = |(uri, entry): (&Box<str>, &Entry)| KeyStatus {
-            uri: uri.to_string(),
+        let show = |uri: &str, entry: &Entry| KeyStatus {
+            uri: uri.to_owned(),
             keys: entry.keys.as_ref().map_or(0, |keys| keys.len()),
             age_seconds: entry.fetched.map(|at| now.duration_since(at).unwrap_or_default().as_secs()),
             error: entry.error.clone(),
             left_out: entry.flaws.clone(),
         };
-        self.lock().iter().map(show).collect()
+        self.lock().iter().map(|(uri, entry)| show(uri, entry)).collect()
     }
 
     fn want(&self, sources: BTreeSet<KeySource>, now: SystemTime) {

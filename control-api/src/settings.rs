@@ -29,7 +29,7 @@ const TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(366 * 86_400);
 #[derive(Clone, Debug)]
 pub enum Invocation {
     /// To serve.
-    Serve(ServeSettings),
+    Serve(Box<ServeSettings>),
     /// To print a bootstrap token by which one workload gets its first certificate.
     Token(TokenSettings),
 }
@@ -99,7 +99,7 @@ impl Invocation {
         let matches = command.try_get_matches_from(arguments)?;
         match matches.subcommand() {
             Some(("token", matches)) => TokenSettings::from_arg_matches(matches).map(Self::Token),
-            _ => ServeSettings::from_arg_matches(&matches).map(Self::Serve),
+            _ => ServeSettings::from_arg_matches(&matches).map(|serve| Self::Serve(Box::new(serve))),
         }
     }
 }

@@ -9,8 +9,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The peers that can be turned off.
-pub const NAMES: [&str; 10] =
-    ["curl", "openssl", "h2load", "python", "grpcio", "websockets", "mariadbd", "mariadb", "postgres", "psql"];
+pub const NAMES: [&str; 10] = [
+    "curl",
+    "openssl",
+    "h2load",
+    "python",
+    "grpcio",
+    "websockets",
+    "mariadbd",
+    "mariadb",
+    "postgres",
+    "psql",
+];
 
 /// The program of a peer. `None`: it is turned off by name.
 pub fn find(name: &str) -> Option<PathBuf> {

@@ -182,12 +182,13 @@ async fn a_request_that_waits_for_its_answer_is_denied_at_once_and_another_waits
 }
 
 /// Waits until nothing more arrives: what the client does not read has filled every buffer there is.
-async fn blocked(read: &OwnedReadHalf) {
+async fn blocked(read: &mut OwnedReadHalf) {
     let mut peeked = vec![0; 16 << 20];
     let (mut before, mut same, start) = (0, 0, Instant::now());
     while same < 20 {
         assert!(start.elapsed() < wait::SOON, "the sender never blocks");
-        let now = wait::within("something to read", read.peek(&mut peeked)).await.unwrap();
+        let now =
+            wait::within("something to read", read.peek(&mut peeked)).await.expect("a socket that is read");
         same = if now == before { same + 1 } else { 0 };
         before = now;
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -208,7 +209,7 @@ async fn a_client_that_has_stopped_reading_is_cut_off_all_the_same() {
         connection.begin(&Request::get(&format!("http://cart.shop{path}"))).await.unwrap();
         assert_eq!(connection.head().await.unwrap().status(), 200);
         let (mut read, _, _write) = connection.into_parts();
-        blocked(&read).await;
+        blocked(&mut read).await;
         let deny = "[{ from: [{ source: { principals: [cluster.local/ns/ops/sa/admin] } }, { source: { notPrincipals: ['*'] } }] }]";
         mesh.write_policy("policy", &authorization("no-admin", "cart", "DENY", deny));
         let server = mesh.proxy("shop/cart-1");

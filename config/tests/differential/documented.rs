@@ -101,7 +101,7 @@ fn order() -> Vec<Case> {
         case("authorization-policy: allow-nothing matches nothing", &[json!({})], vec![(get("/"), false)]),
         case(
             "authorization-policy: allow-all, rules: - {}",
-            &[allow_all.clone()],
+            std::slice::from_ref(&allow_all),
             vec![(get("/"), true), (tcp(1), true)],
         ),
         case(

@@ -164,7 +164,9 @@ impl AuthorizationSet {
             .iter()
             .filter(|policy| !policy.dry_run && policy.action != Action::Audit)
             .flat_map(|policy| &policy.rules)
-            .any(|rule| rule.needs_http() && (rule.operations.is_empty() || rule.operations.iter().any(of_port)))
+            .any(|rule| {
+                rule.needs_http() && (rule.operations.is_empty() || rule.operations.iter().any(of_port))
+            })
     }
 
     /// What DENY and ALLOW policies say.
