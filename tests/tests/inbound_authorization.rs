@@ -254,7 +254,7 @@ async fn plaintext_clients_are_named_once_in_the_log_and_counted_in_the_dump() {
     assert_eq!(lines, 1, "a client is told once");
     let metrics = server.metrics().await;
     let samples: Vec<_> = metrics.find("weft_inbound_plaintext_connections_total", &[]).collect();
-    assert!(samples.iter().all(|sample| sample.labels.keys().eq(["verdict"])), "{samples:?}");
+    assert!(samples.iter().all(|sample| sample.labels.keys().eq(["source", "verdict"])), "{samples:?}");
 }
 
 #[tokio::test]

@@ -85,7 +85,7 @@ fn refused(head: &Head) {
 #[tokio::test]
 async fn a_declared_probe_passes_and_is_marked_as_one() {
     let application = Application::start("cart-1").await;
-    let mesh = cart(application.address(), "[{ httpGet: { path: '/healthz?full=1', port: http } }]").await;
+    let mesh = cart(application.address(), "[{ httpGet: { path: '/healthz?full=1', port: serving } }]").await;
     let head = probe(&mesh, NODE, "/healthz?full=1").await;
     assert_eq!((head.status(), head.field("x-weft-reason")), (200, None));
     let seen = application.requests();
@@ -105,8 +105,8 @@ async fn a_declared_probe_passes_and_is_marked_as_one() {
 #[tokio::test]
 async fn what_is_only_nearly_a_probe_is_anybodys_plaintext() {
     let application = Application::start("cart-1").await;
-    let probes = "[{ httpGet: { path: '/healthz?full=1', port: http } }, \
-                  { httpGet: { path: /ready, port: http, httpHeaders: [{ name: X-Token, value: secret }] } }]";
+    let probes = "[{ httpGet: { path: '/healthz?full=1', port: serving } }, \
+                  { httpGet: { path: /ready, port: serving, httpHeaders: [{ name: X-Token, value: secret }] } }]";
     let mesh = cart(application.address(), probes).await;
     let host = inbound(&mesh).to_string();
     let whole = get(&mesh, "/healthz?full=1", "");
@@ -141,7 +141,7 @@ async fn what_is_only_nearly_a_probe_is_anybodys_plaintext() {
 #[tokio::test]
 async fn a_spelling_of_the_declared_path_reaches_the_application_as_the_declared_one() {
     let application = Application::start("cart-1").await;
-    let mesh = cart(application.address(), "[{ httpGet: { path: /healthz, port: http } }]").await;
+    let mesh = cart(application.address(), "[{ httpGet: { path: /healthz, port: serving } }]").await;
     assert_eq!(probe(&mesh, NODE, "/x/../%68ealthz").await.status(), 200);
     assert_eq!(application.requests()[0].target, "/healthz");
 }
@@ -149,7 +149,7 @@ async fn a_spelling_of_the_declared_path_reaches_the_application_as_the_declared
 #[tokio::test]
 async fn the_same_request_from_elsewhere_is_refused() {
     let application = Application::start("cart-1").await;
-    let mesh = cart(application.address(), "[{ httpGet: { path: /healthz, port: http } }]").await;
+    let mesh = cart(application.address(), "[{ httpGet: { path: /healthz, port: serving } }]").await;
     refused(&probe(&mesh, STRANGER, "/healthz").await);
     refused(&probe(&mesh, "127.0.0.1", "/healthz").await);
     assert_eq!(application.requests().len(), 0);
@@ -159,7 +159,7 @@ async fn the_same_request_from_elsewhere_is_refused() {
 #[tokio::test]
 async fn a_pass_is_good_for_one_request_and_not_for_its_connection() {
     let application = Application::start("cart-1").await;
-    let mesh = cart(application.address(), "[{ httpGet: { path: /healthz, port: http } }]").await;
+    let mesh = cart(application.address(), "[{ httpGet: { path: /healthz, port: serving } }]").await;
     let kept = get(&mesh, "/healthz", "").replace("Connection: close\r\n", "");
     let admin = get(&mesh, "/admin", "");
     // Pipelined, so that the second is there while the first is answered.
@@ -182,7 +182,7 @@ async fn a_pass_is_good_for_one_request_and_not_for_its_connection() {
 async fn a_probe_may_follow_its_own_redirect_once() {
     let application = Application::start("cart-1").await;
     let fields = "httpHeaders: [{ name: X-Test-Field, value: 'Location=/ready?deep=1' }]";
-    let probes = format!("[{{ httpGet: {{ path: /status/302, port: http, {fields} }} }}]");
+    let probes = format!("[{{ httpGet: {{ path: /status/302, port: serving, {fields} }} }}]");
     let mesh = cart(application.address(), &probes).await;
     let fields = "X-Test-Field: Location=/ready?deep=1\r\n";
     let follow =
@@ -204,7 +204,7 @@ async fn a_redirect_to_elsewhere_gives_nothing() {
     let application = Application::start("cart-1").await;
     let location = "https://127.0.0.1/ready";
     let fields = format!("httpHeaders: [{{ name: X-Test-Field, value: 'Location={location}' }}]");
-    let probes = format!("[{{ httpGet: {{ path: /status/302, port: http, {fields} }} }}]");
+    let probes = format!("[{{ httpGet: {{ path: /status/302, port: serving, {fields} }} }}]");
     let mesh = cart(application.address(), &probes).await;
     let fields = format!("X-Test-Field: Location={location}\r\n");
     let heads = answers(NODE, inbound(&mesh), &get(&mesh, "/status/302", &fields)).await;
@@ -246,18 +246,16 @@ async fn health(
 async fn a_grpc_probe_passes_with_its_own_service_alone() {
     const CHECK: &str = "/grpc.health.v1.Health/Check";
     let application = Application::start("cart-1").await;
-    let mesh = Builder::default()
-        .service("shop/cart")
-        .with_protocol("grpc")
-        .mesh_config("{ nodeCidrs: [127.0.3.0/24] }")
-        .workload(
-            Workload::new("shop/cart-1")
-                .serves(application.address())
-                .protocol("grpc")
-                .spec("probes: [{ grpc: { port: http, service: shop.Cart } }, { grpc: { port: http } }]"),
-        )
-        .start()
-        .await;
+    let mesh =
+        Builder::default()
+            .service("shop/cart")
+            .with_protocol("grpc")
+            .mesh_config("{ nodeCidrs: [127.0.3.0/24] }")
+            .workload(Workload::new("shop/cart-1").serves(application.address()).protocol("grpc").spec(
+                "probes: [{ grpc: { port: serving, service: shop.Cart } }, { grpc: { port: serving } }]",
+            ))
+            .start()
+            .await;
     let declared = b"\x0a\x09shop.Cart";
     assert_eq!(health(&mesh, NODE, CHECK, declared, None).await, (200, String::new()));
     assert_eq!(health(&mesh, NODE, CHECK, b"", None).await, (200, String::new()));
@@ -306,7 +304,7 @@ async fn ask_tls(source: &str, address: SocketAddr) -> Option<Vec<u8>> {
 #[tokio::test]
 async fn an_https_probe_reaches_the_application_and_carries_little() {
     let application = own_tls(b"HTTP/1.1 200 OK\r\n\r\n".to_vec()).await;
-    let probes = "[{ httpGet: { path: /healthz, port: http, scheme: HTTPS } }]";
+    let probes = "[{ httpGet: { path: /healthz, port: serving, scheme: HTTPS } }]";
     let mesh = cart(application, probes).await;
     assert_eq!(ask_tls(NODE, inbound(&mesh)).await.as_deref(), Some(&b"HTTP/1.1 200 OK\r\n\r\n"[..]));
     assert_eq!(ask_tls(STRANGER, inbound(&mesh)).await, None);
@@ -325,14 +323,14 @@ async fn an_https_probe_reaches_the_application_and_carries_little() {
 #[tokio::test]
 async fn without_an_https_probe_the_applications_tls_is_refused_from_a_node() {
     let application = own_tls(b"HTTP/1.1 200 OK\r\n\r\n".to_vec()).await;
-    let mesh = cart(application, "[{ httpGet: { path: /healthz, port: http } }]").await;
+    let mesh = cart(application, "[{ httpGet: { path: /healthz, port: serving } }]").await;
     assert_eq!(ask_tls(NODE, inbound(&mesh)).await, None);
 }
 
 #[tokio::test]
 async fn a_probe_fails_where_its_application_is_gone() {
     let application = Application::start("cart-1").await;
-    let mesh = cart(application.address(), "[{ httpGet: { path: /healthz, port: http } }]").await;
+    let mesh = cart(application.address(), "[{ httpGet: { path: /healthz, port: serving } }]").await;
     application.stop();
     let head = probe(&mesh, NODE, "/healthz").await;
     assert_eq!(
@@ -346,7 +344,7 @@ async fn a_probe_fails_where_its_application_is_gone() {
 #[tokio::test]
 async fn what_was_declared_and_is_no_longer_is_refused() {
     let application = Application::start("cart-1").await;
-    let mesh = cart(application.address(), "[{ httpGet: { path: /healthz, port: http } }]").await;
+    let mesh = cart(application.address(), "[{ httpGet: { path: /healthz, port: serving } }]").await;
     assert_eq!(probe(&mesh, NODE, "/healthz").await.status(), 200);
     let text = mesh.read_policy("mesh");
     mesh.write_policy("mesh", &text.replace("path: /healthz", "path: /ready"));
@@ -359,7 +357,7 @@ async fn what_was_declared_and_is_no_longer_is_refused() {
 #[tokio::test]
 async fn under_permissive_a_probe_passes_where_a_policy_would_deny_it() {
     let application = Application::start("cart-1").await;
-    let mesh = builder(application.address(), "[{ httpGet: { path: /healthz, port: http } }]")
+    let mesh = builder(application.address(), "[{ httpGet: { path: /healthz, port: serving } }]")
         .policy("tls", &peer_authentication("cart", "cart", "PERMISSIVE"))
         .start()
         .await;

@@ -236,11 +236,14 @@ fn a_named_policy_that_is_not_held_denies_until_it_is() {
 }
 
 #[test]
-fn a_request_authentication_is_not_evaluated_so_it_denies() {
+fn a_named_request_authentication_that_is_not_held_is_known_to_be_missing() {
     let mut store = store();
     put(&mut store, &config(), "1");
     put(&mut store, &workload(&[], &["RequestAuthentication/shop/jwt"]), "1");
-    assert_eq!(verdict(&commit(&mut store, 1)), "unresolved RequestAuthentication/shop/jwt");
+    let policy = commit(&mut store, 1);
+    let missing = policy.own.tokens.unresolved().map(|name| name.as_str().to_owned());
+    assert_eq!(missing.as_deref(), Some("RequestAuthentication/shop/jwt"));
+    assert!(!policy.own.tokens.is_empty(), "a set with a hole is not an empty one");
 }
 
 #[test]
