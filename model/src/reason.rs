@@ -57,7 +57,7 @@ reasons! {
     HostInvalid "host_invalid" 400 13 Client "The request has no Host, several, or one that is not a host and port.";
     AuthorityMismatch "authority_mismatch" 400 13 Client "The request's target and its Host header name different authorities.";
     TargetTooLong "target_too_long" 414 13 Client "The request target is longer than the limit.";
-    HeaderTooLarge "header_too_large" 431 8 Client "The header block is larger, or has more fields, than the limit.";
+    HeaderTooLarge "header_too_large" 431 8 Client "The header block is larger than 96 KiB, or has more than 256 fields.";
     HeaderTimeout "header_timeout" 408 4 Client "The request's head did not arrive in time.";
     BodyMalformed "body_malformed" 400 13 Client "The body's chunk framing is not valid.";
     BodyTimeout "body_timeout" 408 4 Client "The request's body stopped arriving.";
@@ -88,7 +88,7 @@ reasons! {
     PeerRefused "peer_refused" 503 14 Server "The endpoint's proxy refused the request before its application saw it.";
     RequestTimeout "request_timeout" 504 4 Server "The request's deadline passed.";
     ResponseMalformed "response_malformed" 502 13 Server "The server's answer does not follow the grammar of HTTP.";
-    ResponseHeaderTooLarge "response_header_too_large" 502 13 Server "The answer's header block is larger, or has more fields, than the limit.";
+    ResponseHeaderTooLarge "response_header_too_large" 502 13 Server "The answer's header block is larger than 96 KiB, or has more than 256 fields.";
     ConnectionReset "connection_reset" 502 14 Server "The connection to the server ended before the answer did; the request may have been executed.";
     ApplicationUnreachable "application_unreachable" 503 14 Server "The proxy could not connect to its application.";
     RetryBudgetExhausted "retry_budget_exhausted" 503 14 Mesh "A retry was due and the retry budget is spent.";

@@ -27,7 +27,12 @@ pub fn metrics(shared: &Shared, request: &Request) -> Option<Answer> {
         }
         "/ready" if request.is_read() => {
             let missing = shared.readiness.missing();
-            if missing.is_empty() {
+            if missing.is_empty() && shared.policy.current().stale {
+                Answer::ok(
+                    "ready, stale: enforcing the last good configuration, the control API is away\n"
+                        .to_owned(),
+                )
+            } else if missing.is_empty() {
                 Answer::ok("ready\n".to_owned())
             } else {
                 // By name: what is missing is the first thing anybody wants to know.

@@ -198,6 +198,7 @@ impl Control {
         let mut policy = self.store.set_stale();
         if age > self.settings.last_good_age_max {
             tracing::warn!(
+                reason = "policy_too_old",
                 ?age,
                 "the last good configuration is too old: everything is denied until there is news"
             );

@@ -4,6 +4,12 @@
 //! shared. Between proxies the wire is chosen by load: while few requests are in flight to the peer
 //! HTTP/1.1 is cheaper (each request pays its own wake-ups either way), with many HTTP/2 is (writes
 //! batch). gRPC always goes over HTTP/2 and Upgrade always over HTTP/1.1. A pool belongs to a worker.
+//!
+//! A server may close an idle connection while a request is on its way to it. Connections are left before
+//! that ([`idle`]); a request that still meets it is sent once more where it can be sent twice, or where our
+//! own proxy says that it did not take it, and otherwise fails: nothing is guessed.
+
+mod idle;
 
 use crate::h1::{self, Delivered, Recycle, SendError};
 use crate::h2;
@@ -12,6 +18,7 @@ use crate::metrics::Direction;
 use crate::stream::Stream;
 use crate::tls::{Connector, MeshAlpn};
 use crate::worker::Worker;
+use idle::{IDLE_AGE_MAX, IdleAge};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
@@ -31,10 +38,6 @@ pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// connection that is closed for want of room costs a new one, and its port for a minute; an idle one
 /// costs a few hundred bytes here and is closed by age.
 const IDLE_MAX: usize = 1024;
-
-/// How long a connection may lie idle. Below the five minutes after which our own server side
-/// closes, so that the one who closes is the one who knows that nothing is under way.
-const IDLE_AGE_MAX: Duration = Duration::from_secs(90);
 
 /// In flight to a peer from which on HTTP/2 is the cheaper wire.
 const H2_IN_FLIGHT_MIN: usize = 4;
@@ -77,6 +80,7 @@ pub struct Pool {
     dial: Dial,
     direction: Direction,
     idle: RefCell<Vec<(Instant, h1::ClientConnection)>>,
+    idle_age: IdleAge,
     shared: RefCell<Vec<h2::ClientConnection>>,
     connecting: Cell<bool>,
     connected: Notify,
@@ -102,6 +106,7 @@ impl Pool {
     pub fn new(address: SocketAddr, dial: Dial, direction: Direction) -> Rc<Self> {
         Rc::new(Self {
             address,
+            idle_age: IdleAge::new(matches!(dial, Dial::Mesh { .. })),
             dial,
             direction,
             idle: RefCell::default(),
@@ -168,14 +173,29 @@ impl Pool {
         worker: &Rc<Worker>,
         mut request: Request,
     ) -> Result<Response, SendError> {
+        let repeatable = request.head.method.is_idempotent() && request.body.is_at_hand();
         // A connection that lay idle may have been closed meanwhile; one that says so before the
         // request left it costs nothing but a look at the next.
-        while let Some(connection) = self.take_idle() {
+        while let Some((since, connection)) = self.take_idle(worker, repeatable) {
             match connection.send(request, Some(self.clone() as Rc<dyn Recycle>)).await {
                 // Said by the peer, not by the connection: another connection would hear the same.
-                Err(error) if error.reason != Reason::ConnectionReset => return Err(error),
-                Err(SendError { delivered: Delivered::No, request: Some(back), .. }) => request = *back,
-                other => return self.heard(other),
+                Err(error) if error.reason != Reason::ConnectionReset || error.aborted => return Err(error),
+                Err(SendError { delivered: Delivered::No, request: Some(back), .. }) => {
+                    self.found_closed(worker, since, "before");
+                    request = *back;
+                }
+                // It was on its way when the server closed. Once more, on a connection that is new and
+                // cannot have been closed for its age.
+                Err(SendError { request: Some(back), .. }) if repeatable => {
+                    worker.connections.reused_closed(self.direction, "repeated");
+                    request = *back;
+                    break;
+                }
+                Err(error) => {
+                    worker.connections.reused_closed(self.direction, "lost");
+                    return Err(error);
+                }
+                sent => return self.heard(sent),
             }
         }
         // Boxed: a new connection is rare, and its handshake would lie in every request's future.
@@ -200,14 +220,36 @@ impl Pool {
         sent
     }
 
-    fn take_idle(&self) -> Option<h1::ClientConnection> {
+    /// A connection that may be used again; `repeatable`: for a request that can be sent twice.
+    fn take_idle(&self, worker: &Worker, repeatable: bool) -> Option<(Instant, h1::ClientConnection)> {
         let mut idle = self.idle.borrow_mut();
-        while let Some((_, mut connection)) = idle.pop() {
-            if connection.is_open() {
-                return Some(connection);
+        if idle.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        // An application that stops closes its connections, whatever its habits were.
+        let stopping = self.direction == Direction::Inbound && worker.shared.drain.is_draining();
+        let limit =
+            if stopping && !repeatable { Duration::ZERO } else { self.idle_age.limit(repeatable, now) };
+        while let Some((since, mut connection)) = idle.pop() {
+            if !connection.is_open() {
+                self.found_closed(worker, since, "before");
+            } else if now.duration_since(since) < limit {
+                return Some((since, connection));
+            } else {
+                // Let go of, so that there are never more than were in use. What lies below is older.
+                return None;
             }
         }
         None
+    }
+
+    /// The server has closed a connection that lay idle since then. One that breaks while a request is on
+    /// it teaches nothing: it may be the request's doing.
+    fn found_closed(&self, worker: &Worker, since: Instant, outcome: &'static str) {
+        let now = Instant::now();
+        self.idle_age.closed(now.duration_since(since), now);
+        worker.connections.reused_closed(self.direction, outcome);
     }
 
     async fn send_http2(
@@ -343,7 +385,12 @@ impl Pool {
     /// Closes what lay idle too long.
     pub fn sweep(&self, now: Instant) {
         self.idle.borrow_mut().retain_mut(|(since, connection)| {
-            now.duration_since(*since) < IDLE_AGE_MAX && connection.is_open()
+            let age = now.duration_since(*since);
+            let open = connection.is_open();
+            if !open {
+                self.idle_age.closed(age, now);
+            }
+            open && age < IDLE_AGE_MAX
         });
         // A handle that is dropped while its connection has no streams closes it.
         if self.in_flight.get() == 0 && self.idle.borrow().is_empty() {
@@ -360,6 +407,9 @@ impl Pool {
 
 impl Recycle for Pool {
     fn recycle(&self, connection: h1::ClientConnection) {
+        if let Some(timeout) = connection.peer_idle_timeout() {
+            self.idle_age.stated(timeout);
+        }
         let mut idle = self.idle.borrow_mut();
         if idle.len() < IDLE_MAX {
             idle.push((Instant::now(), connection));

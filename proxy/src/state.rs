@@ -3,7 +3,9 @@
 //!
 //! Files are whole or absent: written beside, then renamed; a checksum in front tells a torn or
 //! edited one. They hold a private key, so the directory is 0700 and files are 0600, and what others
-//! can read is refused, not used.
+//! can read is refused, not used. What vouches for a file is that only this user can have put it there:
+//! it must be a file, no link, and this user's or root's. A signature would add nothing: its key would lie beside
+//! it. The checksum is against accidents.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -61,6 +63,14 @@ pub enum StateError {
         /// Its permissions.
         mode: u32,
     },
+    /// Somebody else put a file there.
+    #[error("{path} belongs to user {user}, who may have written anything in it; delete it")]
+    Foreign {
+        /// Which.
+        path: PathBuf,
+        /// Whose.
+        user: u32,
+    },
     /// A file is there and cannot be read.
     #[error("{path} cannot be read")]
     Read {
@@ -111,13 +121,21 @@ impl StateDirectory {
         let path = self.path.join(name);
         let failed = |source| StateError::Read { path: path.clone(), source };
         let damaged = |why| StateError::Damaged { path: path.clone(), why };
-        let mut file = match File::open(&path) {
+        let no_link = nix::fcntl::OFlag::O_NOFOLLOW.bits();
+        let mut file = match OpenOptions::new().read(true).custom_flags(no_link).open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(failed)?,
         };
         let facts = file.metadata().map_err(failed)?;
         if facts.mode() & 0o077 != 0 {
             return Err(StateError::Exposed { path, mode: facts.mode() & 0o777 });
+        }
+        if !facts.is_file() {
+            return Err(damaged("it is no file"));
+        }
+        let user = facts.uid();
+        if user != 0 && user != nix::unistd::geteuid().as_raw() {
+            return Err(StateError::Foreign { path, user });
         }
         if facts.len() > BYTES_MAX {
             return Err(damaged("it is too large"));
@@ -194,6 +212,20 @@ mod tests {
         fs::set_permissions(directory.path().join("x"), PermissionsExt::from_mode(0o644)).unwrap();
         let error = state.read("x").unwrap_err().to_string();
         assert!(error.contains("can be read by others (mode 644)"), "{error}");
+    }
+
+    #[test]
+    fn a_link_and_somebody_elses_file_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(directory.path()).unwrap();
+        state.write("real", b"key").unwrap();
+        std::os::unix::fs::symlink("real", directory.path().join("x")).unwrap();
+        assert!(matches!(state.read("x"), Err(StateError::Read { .. })));
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(directory.path().join("real"), Some(65_533), None).unwrap();
+            let error = state.read("real").unwrap_err();
+            assert!(matches!(error, StateError::Foreign { user: 65_533, .. }), "{error}");
+        }
     }
 
     #[test]

@@ -69,6 +69,7 @@ struct State {
     gates: watch::Sender<BTreeSet<String>>,
     connections: AtomicU64,
     stop: watch::Sender<bool>,
+    closing: watch::Sender<bool>,
 }
 
 /// What a request asks for.
@@ -100,6 +101,7 @@ impl Application {
             gates: watch::Sender::default(),
             connections: AtomicU64::new(0),
             stop: watch::Sender::default(),
+            closing: watch::Sender::default(),
         });
         let task = wait::spawn(accept(listener, state.clone()));
         Self { address, state, task }
@@ -141,6 +143,12 @@ impl Application {
         self.state.gates.send_modify(|open| {
             open.insert(gate.to_owned());
         });
+    }
+
+    /// Stops listening and closes idle connections, as a server that shuts down in order: what it has
+    /// accepted or begun, it answers.
+    pub fn close(&self) {
+        self.state.closing.send_replace(true);
     }
 
     /// Stops listening and ends every connection, as a process that is killed.
@@ -207,7 +215,14 @@ impl Wish {
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>) {
-    while let Ok((stream, _)) = listener.accept().await {
+    let mut closing = state.closing.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            _ = closing.wait_for(|closing| *closing) => return,
+        };
+        let Ok((stream, _)) = accepted else { return };
         let state = state.clone();
         let connection = state.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let mut stop = state.stop.subscribe();

@@ -1,12 +1,14 @@
 //! What is open when the policy changes: what is now denied is closed, all else lives.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use weft_model::reason::Reason;
 use weft_tests::application::Application;
 use weft_tests::client::{Client, Request};
-use weft_tests::mesh::{Builder, Mesh, Workload, authorization, peer_authentication};
+use weft_tests::mesh::{Builder, Mesh, Workload, authorization, peer_authentication, route};
 use weft_tests::{wait, websocket};
 
 const DENY_ADMIN: &str = "[{ from: [{ source: { principals: [cluster.local/ns/ops/sa/admin] } }] }]";
@@ -32,6 +34,50 @@ async fn echoes(read: &mut OwnedReadHalf, write: &mut OwnedWriteHalf) {
     websocket::send_text(write, "still here").await.expect("a frame must be sent");
     let echo = wait::within("an echo", websocket::read_frame(read)).await.expect("a frame must come back");
     assert_eq!(echo.1, b"still here");
+}
+
+/// An opaque echo server.
+async fn echo_server() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    wait::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            wait::spawn(async move {
+                let (mut read, mut write) = stream.into_split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+        }
+    });
+    address
+}
+
+/// A connection that stays open, with the client it belongs to.
+enum Open {
+    Socket(OwnedReadHalf, OwnedWriteHalf),
+    Opaque(TcpStream),
+}
+
+impl Open {
+    async fn echoes(&mut self) {
+        match self {
+            Self::Socket(read, write) => echoes(read, write).await,
+            Self::Opaque(stream) => {
+                stream.write_all(b"still here").await.expect("bytes must be sent");
+                let mut back = [0; 10];
+                wait::within("an echo", stream.read_exact(&mut back)).await.expect("bytes must come back");
+                assert_eq!(&back, b"still here");
+            }
+        }
+    }
+
+    async fn ends(self) {
+        let mut rest = Vec::new();
+        // An end or a reset: it is closed.
+        let _ = match self {
+            Self::Socket(mut read, _write) => wait::within("the end", read.read_to_end(&mut rest)).await,
+            Self::Opaque(mut stream) => wait::within("the end", stream.read_to_end(&mut rest)).await,
+        };
+    }
 }
 
 async fn ends(read: &mut OwnedReadHalf) {
@@ -102,18 +148,7 @@ async fn a_plaintext_connection_is_refused_from_the_moment_that_strict_holds() {
 
 #[tokio::test]
 async fn an_opaque_connection_that_is_now_denied_is_closed_and_another_lives() {
-    let echo = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = echo.local_addr().unwrap();
-    let mut connections = tokio::task::JoinSet::new();
-    connections.spawn(async move {
-        let mut echoes = tokio::task::JoinSet::new();
-        while let Ok((stream, _)) = echo.accept().await {
-            echoes.spawn(async move {
-                let (mut read, mut write) = stream.into_split();
-                let _ = tokio::io::copy(&mut read, &mut write).await;
-            });
-        }
-    });
+    let address = echo_server().await;
     let mesh = Builder::default()
         .service("shop/store")
         .with_protocol("tcp")
@@ -235,5 +270,122 @@ async fn a_client_that_has_stopped_reading_is_cut_off_all_the_same() {
             client.get("http://cart.shop/items").await.status() == 200
         })
         .await;
+    }
+}
+
+/// A change of some kind: the file it goes into, and its text.
+fn push(number: usize, whole: &str) -> (&'static str, String) {
+    let path = format!("[{{ to: [{{ operation: {{ paths: ['/secret/{number}'] }} }}] }}]");
+    let seconds = 20 + number;
+    match number % 8 {
+        0 => ("deny", authorization("deny", "cart", "DENY", &path)),
+        1 => {
+            // Everybody, in as many rules as this number says: each time another document.
+            let rules = format!("[{}]", vec!["{}"; 1 + number / 8].join(", "));
+            let store = authorization("allow-store", "store", "ALLOW", &rules);
+            ("allow", authorization("allow", "cart", "ALLOW", &rules) + "---\n" + &store)
+        }
+        2 => ("tls", peer_authentication("cart", "cart", ["STRICT", "PERMISSIVE"][number / 8 % 2])),
+        3 => {
+            let rule =
+                format!("timeouts: {{ request: {seconds}s }}, backendRefs: [{{ name: cart, port: 80 }}]");
+            ("route", route("cart", "cart", &format!("[{{ {rule} }}]")))
+        }
+        4 => ("mesh", whole.replace("spec: {}", &format!("spec: {{ requestTimeout: {seconds}s }}"))),
+        5 => {
+            let head = format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{ name: more-{number}, namespace: shop }}\n"
+            );
+            let port = "{ port: 81, targetPort: http, appProtocol: http }";
+            ("more", format!("{head}spec:\n  selector: {{ app: cart }}\n  ports: [{port}]\n"))
+        }
+        6 => {
+            let head = "apiVersion: weft.dev/v1alpha1\nkind: Workload\n";
+            let labels =
+                format!("metadata: {{ name: idle-{number}, namespace: shop, labels: {{ app: store }} }}\n");
+            let port = format!("{{ name: http, port: {}, protocol: tcp }}", 1000 + number);
+            let spec = format!("spec:\n  address: 127.0.0.1\n  serviceAccount: store\n  ports: [{port}]\n");
+            ("endpoint", [head, &labels, &spec].concat())
+        }
+        _ => ("other", authorization("other", "web", "DENY", &path)),
+    }
+}
+
+/// Pushes in CI, and connections of each kind for each of two clients.
+const PUSHES: usize = 200;
+const OPEN: usize = 50;
+
+#[tokio::test]
+async fn two_hundred_pushes_of_every_kind_drop_nothing_and_a_revocation_exactly_its_own() {
+    let application = Application::start("cart-1").await;
+    let address = echo_server().await;
+    let mesh = Builder::default()
+        .service("shop/cart")
+        .service("shop/store")
+        .with_protocol("tcp")
+        .workload(Workload::new("shop/cart-1").serves(application.address()))
+        .workload(Workload::new("shop/store-1").serves(address).protocol("tcp"))
+        .workload(Workload::new("shop/web-1"))
+        .workload(Workload::new("ops/admin-1"))
+        .start()
+        .await;
+    let open = async |uid: &str| {
+        let mut all = Vec::new();
+        for _ in 0..OPEN {
+            let (read, write) = socket(&mesh.client(uid)).await;
+            all.push(Open::Socket(read, write));
+            let stream = mesh.client(uid).tunnel("store.shop:80").await.expect("CONNECT must pass");
+            all.push(Open::Opaque(stream));
+        }
+        for open in &mut all {
+            open.echoes().await;
+        }
+        all
+    };
+    let mut web = open("shop/web-1").await;
+    let mut admin = open("ops/admin-1").await;
+    let whole = mesh.read_policy("mesh");
+    for number in 0..PUSHES {
+        let before = mesh.status().await["generation"].clone();
+        let (name, text) = push(number, &whole);
+        mesh.write_policy(name, &text);
+        // Each is pushed by itself; Services nobody calls, and endpoints, need no generation.
+        if !matches!(number % 8, 5 | 6) {
+            wait::until(&format!("push {number} holds"), async || {
+                let status = mesh.status().await;
+                let proxies = status["proxies"].as_array().cloned().unwrap_or_default();
+                status["generation"] != before && proxies.iter().all(|proxy| proxy["current"] == true)
+            })
+            .await;
+        }
+    }
+    for open in web.iter_mut().chain(&mut admin) {
+        open.echoes().await;
+    }
+    assert_eq!(
+        mesh.proxy("shop/cart-1").metrics().await.sum("weft_answers_total", &[]),
+        0.0,
+        "none was closed"
+    );
+    let denials = authorization("no-admin", "cart", "DENY", DENY_ADMIN)
+        + "---\n"
+        + &authorization("no-admin-store", "store", "DENY", DENY_ADMIN);
+    let start = Instant::now();
+    mesh.write_policy("policy", &denials);
+    for open in admin {
+        open.ends().await;
+    }
+    weft_tests::figures::show(&format!(
+        "{} connections of a revoked client closed within {:?} of the file's change",
+        2 * OPEN,
+        start.elapsed()
+    ));
+    for open in &mut web {
+        open.echoes().await;
+    }
+    for uid in ["shop/cart-1", "shop/store-1"] {
+        let metrics = mesh.proxy(uid).metrics().await;
+        let labels = [("direction", "inbound"), ("reason", Reason::AuthorizationDenied.label())];
+        assert_eq!(metrics.sum("weft_answers_total", &labels), OPEN as f64, "{uid}: exactly its connections");
     }
 }

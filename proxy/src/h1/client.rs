@@ -84,6 +84,8 @@ struct Connection {
     /// What is here of a head was parsed in vain: more is needed.
     partial: bool,
     interim: u8,
+    /// The stream ended in order before a word of the answer.
+    ended_unanswered: bool,
     idle_since: Instant,
     peer_idle_timeout: Option<Duration>,
     exchanges: u64,
@@ -109,6 +111,7 @@ impl ClientConnection {
             reusable: true,
             partial: false,
             interim: 0,
+            ended_unanswered: false,
             idle_since: Instant::now(),
             peer_idle_timeout: None,
             exchanges: 0,
@@ -166,7 +169,7 @@ impl ClientConnection {
         match poll_fn(|cx| connection.poll_exchange(&mut request, cx)).await {
             Ok((head, framing)) => connection.answer(head, framing, request),
             Err(fault) => {
-                let delivered = if connection.upload.started() { Delivered::Maybe } else { Delivered::No };
+                let delivered = if connection.was_not_taken() { Delivered::No } else { Delivered::Maybe };
                 let intact = !connection.upload.touched();
                 let mut error = SendError::new(fault.reason, delivered, intact.then_some(request));
                 error.aborted = fault.aborted;
@@ -187,8 +190,16 @@ impl SendError {
 // === impl Connection ===
 
 impl Connection {
+    /// Whether the server cannot have seen the request. A proxy of the mesh answers every request that
+    /// it takes, or breaks the connection off; only one that it closed between two requests ends in
+    /// order, by TLS's own word, without an answer.
+    fn was_not_taken(&self) -> bool {
+        !self.upload.started() || self.mesh && self.ended_unanswered
+    }
+
     fn begin(&mut self, request: &Request) {
         self.exchanges += 1;
+        self.ended_unanswered = false;
         self.interim = 0;
         self.partial = false;
         self.reusable = true;
@@ -235,7 +246,12 @@ impl Connection {
                 Ok(count) if count > 0 && self.upload.started() => {
                     self.partial = !parse::worth_another_pass(self.input.bytes(), before, &self.limits);
                 }
-                // The end, or an answer to nothing.
+                // The end, in order, before a word of the answer.
+                Ok(0) if before == 0 && self.interim == 0 => {
+                    self.ended_unanswered = true;
+                    return Poll::Ready(Err(BodyError::new(Reason::ConnectionReset)));
+                }
+                // Any other end, or an answer to nothing.
                 _ => return Poll::Ready(Err(BodyError::new(Reason::ConnectionReset))),
             }
         }

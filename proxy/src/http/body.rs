@@ -100,6 +100,11 @@ pub trait LocalBody {
 // === impl Body ===
 
 impl Body {
+    /// Whether all of it is here, so that it can be sent again.
+    pub fn is_at_hand(&self) -> bool {
+        matches!(self, Self::Empty | Self::Full(_))
+    }
+
     /// The next frame. `None` is the end, after which it stays `None`.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
         match self {

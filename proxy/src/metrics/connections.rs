@@ -76,6 +76,11 @@ impl ConnectionMetrics {
         self.families.probes.cell([kind, outcome]).inc();
     }
 
+    /// Counts an idle connection that was found closed, by what became of the request that met it.
+    pub fn reused_closed(&self, direction: Direction, outcome: &'static str) {
+        self.families.reused_closed.cell([direction.as_str(), outcome]).inc();
+    }
+
     /// Counts an inbound connection outside the mesh.
     pub fn plaintext(&self, verdict: &'static str, source: &'static str) {
         self.families.plaintext.cell([verdict, source]).inc();

@@ -83,6 +83,7 @@ pub struct Families {
     pub(super) connections_paused: CounterFamily<0>,
     pub(super) handshakes: CounterFamily<3>,
     pub(super) upstream: CounterFamily<2>,
+    pub(super) reused_closed: CounterFamily<2>,
     pub(super) plaintext: CounterFamily<2>,
     pub(super) probes: CounterFamily<2>,
     pub(super) tcp_opened: CounterFamily<22>,
@@ -145,6 +146,12 @@ impl Families {
             upstream: r.counter(
                 "weft_upstream_connections_total",
                 "Connections made to endpoints and the application, by how it went.",
+                ["direction", "outcome"],
+            )?,
+            reused_closed: r.counter(
+                "weft_upstream_reused_closed_total",
+                "Idle connections that the server had closed: noticed `before` a request was lost, the request `repeated` \
+                 on a new one, or `lost`.",
                 ["direction", "outcome"],
             )?,
             plaintext: r.counter(

@@ -15,7 +15,14 @@ const PIECE: usize = 64 * 1024;
 pub(super) async fn serve(stream: TcpStream, connection: u64, state: &Arc<State>) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut reader = Reader::new(read);
-    while let Some(head) = reader.head().await? {
+    let mut closing = state.closing.subscribe();
+    loop {
+        let head = tokio::select! {
+            biased;
+            head = reader.head() => head?,
+            _ = closing.wait_for(|closing| *closing) => None,
+        };
+        let Some(head) = head else { return Ok(()) };
         let mut parts = head.start.split(' ');
         let method = parts.next().unwrap_or_default().to_owned();
         let target = parts.next().unwrap_or_default().to_owned();
@@ -47,7 +54,6 @@ pub(super) async fn serve(stream: TcpStream, connection: u64, state: &Arc<State>
             return Ok(());
         }
     }
-    Ok(())
 }
 
 struct Answer<'a> {
