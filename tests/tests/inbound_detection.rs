@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weft_model::reason::Reason;
 use weft_tests::application::Application;
 use weft_tests::certificate::{Authority, Impostor, Shape, handshake, judged};
+use weft_tests::issuer::{Issuer, key_set, request_authentication};
 use weft_tests::mesh::{Builder, Mesh, authorization, peer_authentication};
 use weft_tests::speaker::{Lines, Speaker};
 use weft_tests::wait;
@@ -59,6 +60,23 @@ async fn a_claim_of_opaque_bytes_evades_no_rule_for_http_where_nothing_is_declar
             .is_ok_and(|answer| answer.starts_with(b"HTTP/1.1 200"))
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_claim_of_opaque_bytes_evades_no_check_of_tokens_where_nothing_is_declared() {
+    let application = Application::start("cart-1").await;
+    let rules =
+        format!("[{{ issuer: 'https://id.example', jwks: '{}' }}]", key_set(&[&Issuer::new("one", "ES256")]));
+    let tokens = request_authentication("tokens", "cart", &rules);
+    let mesh = Builder::undeclared(application.address()).policy("tokens", &tokens).start().await;
+    let svid = mesh.authority().issue(&Shape::svid(WEB));
+    let request = b"GET /items HTTP/1.1\r\nHost: cart.shop\r\nAuthorization: Bearer e30.e30.e30\r\n\r\n";
+    let outcome = judged(inbound(&mesh), Some(&svid), "80.cart.shop", &[b"weft1-tcp"], request).await;
+    assert!(outcome.is_err(), "{:?}", String::from_utf8_lossy(&outcome.unwrap()));
+    assert_eq!(application.requests(), []);
+    assert_eq!(answered(&mesh, Reason::HttpRequired).await, 1.0);
+    // As HTTP the port is what it was.
+    mesh.client("shop/web-1").get("http://cart.shop/items").await.passed();
 }
 
 #[tokio::test]

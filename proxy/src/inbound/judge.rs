@@ -128,7 +128,8 @@ impl Connection {
     }
 
     // What the client calls its bytes never helps it: a port that is declared as HTTP takes none that
-    // are opaque, nor does one of which nothing is declared while a rule for it looks at HTTP.
+    // are opaque, nor does one of which nothing is declared while a rule for it, or a RequestAuthentication,
+    // looks at HTTP.
     fn takes_opaque(&self, policy: &Policy) -> Result<(), Denied> {
         let protocol = self.protocol(policy);
         let refused = |detail: &str| Err(Denied::new(Reason::HttpRequired, Some(detail.to_owned()), false));
@@ -137,6 +138,11 @@ impl Connection {
         }
         if !protocol.is_opaque() && policy.own.authorization.needs_http(self.local().port()) {
             return refused("a rule for the port looks at HTTP; if it is not, declare appProtocol: tcp");
+        }
+        if !protocol.is_opaque() && !policy.own.tokens.is_empty() {
+            return refused(
+                "a RequestAuthentication looks at HTTP; if the port is not, declare appProtocol: tcp",
+            );
         }
         Ok(())
     }

@@ -115,6 +115,8 @@ pub async fn serve(connection: Connection, opening: Opening, spoken: Spoken) {
             tcp::refuse(&connection, &denied);
             if tls {
                 detect::refuse_tls(opening).await;
+            } else {
+                opening.into_stream().reset_on_close();
             }
         }
     }
