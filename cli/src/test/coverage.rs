@@ -4,7 +4,8 @@ use crate::judge::Outcome;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use weft_model::authorization::{Authorization, Provenance};
+use std::sync::Arc;
+use weft_model::authorization::{Action, Authorization, Provenance};
 use weft_model::mesh::Mesh;
 use weft_model::route::Route;
 
@@ -42,7 +43,9 @@ impl Coverage {
     pub(crate) fn new(mesh: &Mesh) -> Self {
         let mut never = BTreeMap::new();
         let place = |place: &Provenance| Some(format!("{}:{}", place.file, place.line));
-        for policy in mesh.authorizations.values() {
+        // Audits and dry runs decide nothing.
+        let decides = |policy: &&Arc<Authorization>| !policy.dry_run && policy.action != Action::Audit;
+        for policy in mesh.authorizations.values().filter(decides) {
             for (index, rule) in policy.rules.iter().enumerate() {
                 never.insert((POLICY, policy_name(policy), index), place(&rule.provenance));
             }
