@@ -107,6 +107,11 @@ impl<T> Clause<T> {
     pub fn is_empty(&self) -> bool {
         self.any.is_empty() && self.not.is_empty()
     }
+
+    /// How many values it has.
+    fn length(&self) -> usize {
+        self.any.len() + self.not.len()
+    }
 }
 
 /// A service account: of one namespace by name, in any trust domain that the mesh trusts.

@@ -130,6 +130,26 @@ impl Rule {
         action != Action::Allow || !self.needs_http()
     }
 
+    /// How many values judging all of it may have to look at.
+    pub(super) fn values(&self) -> usize {
+        let sources = self.sources.iter().map(|source| {
+            1 + source.principals.length()
+                + source.namespaces.length()
+                + source.service_accounts.length()
+                + source.ip_blocks.length()
+                + source.remote_ip_blocks.length()
+                + source.request_principals.length()
+        });
+        let operations = self.operations.iter().map(|operation| {
+            1 + operation.hosts.length()
+                + operation.ports.length()
+                + operation.methods.length()
+                + operation.paths.length()
+        });
+        let conditions = self.conditions.iter().map(Condition::values);
+        1 + sources.chain(operations).chain(conditions).sum::<usize>()
+    }
+
     /// Whether it matches: one source, one operation and every condition.
     pub(super) fn matches(&self, facts: &Facts<'_>, action: Action) -> bool {
         let none = Settled::default();
@@ -239,6 +259,20 @@ impl Operation {
 impl Condition {
     pub(super) fn needs_http(&self) -> bool {
         matches!(self, Self::RequestHeader(..) | Self::RequestPrincipal(_) | Self::RequestClaim(..))
+    }
+
+    fn values(&self) -> usize {
+        1 + match self {
+            Self::RequestHeader(_, clause)
+            | Self::RequestClaim(_, clause)
+            | Self::SourcePrincipal(clause)
+            | Self::SourceNamespace(clause)
+            | Self::ConnectionSni(clause) => clause.length(),
+            Self::SourceServiceAccount(clause) => clause.length(),
+            Self::RequestPrincipal(clause) => clause.length(),
+            Self::SourceIp(clause) | Self::RemoteIp(clause) | Self::DestinationIp(clause) => clause.length(),
+            Self::DestinationPort(clause) => clause.length(),
+        }
     }
 
     fn holds(&self, facts: &Facts<'_>, action: Action) -> bool {

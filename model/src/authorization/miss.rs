@@ -55,7 +55,7 @@ impl fmt::Display for NearestMiss<'_> {
 }
 
 /// Finds the rule of these policies that failed on least, the first of several. Looks at so many
-/// sources, operations and conditions at most.
+/// values at most.
 pub(super) fn nearest<'a>(
     policies: impl Iterator<Item = &'a Authorization>,
     facts: &Facts<'_>,
@@ -64,8 +64,7 @@ pub(super) fn nearest<'a>(
     let mut nearest: Option<NearestMiss<'a>> = None;
     for policy in policies {
         for (rule, written) in policy.rules.iter().enumerate() {
-            let cost = 1 + written.sources.len() + written.operations.len() + written.conditions.len();
-            let Some(left) = budget.checked_sub(cost) else {
+            let Some(left) = budget.checked_sub(written.values()) else {
                 return nearest.map(|nearest| NearestMiss { complete: false, ..nearest });
             };
             budget = left;

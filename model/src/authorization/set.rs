@@ -214,7 +214,7 @@ impl AuthorizationSet {
     }
 
     /// Of the enforced ALLOW rules the one that failed on least: why something is not allowed. Looks
-    /// at so many sources, operations and conditions at most.
+    /// at so many values at most.
     pub fn nearest_miss(&self, facts: &Facts<'_>, budget: usize) -> Option<NearestMiss<'_>> {
         let enforced = |policy: &&Authorization| policy.action == Action::Allow && !policy.dry_run;
         miss::nearest(self.policies.iter().map(|policy| &**policy).filter(enforced), facts, budget)

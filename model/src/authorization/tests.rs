@@ -404,7 +404,7 @@ fn the_nearest_miss_names_rule_place_and_what_failed() {
         let nearest = set.nearest_miss(facts, 1_000).unwrap();
         assert_eq!(nearest.to_string(), "shop/allow-ui rule 1 (shop.yaml:12) failed only on namespaces");
         assert!(nearest.complete);
-        let cut = set.nearest_miss(facts, 5).unwrap();
+        let cut = set.nearest_miss(facts, 10).unwrap();
         assert_eq!(cut.to_string(), "shop/far rule 0 (shop.yaml:3) failed on namespaces and methods");
         assert!(!cut.complete);
         assert_eq!(set.nearest_miss(facts, 0), None);

@@ -78,8 +78,7 @@ impl Responder {
         let mut writer = BodyWriter::new(framing);
         if let Err(error) = poll_fn(|cx| self.poll_write(&mut writer, &mut body, cx)).await {
             let started = self.output.started();
-            // An end would look like a complete body, and what the client never took is not for it.
-            if started && (framing == Framing::Close || !self.output.is_empty()) {
+            if framing == Framing::Close && started {
                 self.reset();
             }
             return Err((error, started));
@@ -154,6 +153,8 @@ impl Responder {
                     drop(wire);
                     body.poll_progress(cx);
                     if let Poll::Ready(error) = body.poll_broken(cx) {
+                        // What the client has not taken is not for it any more.
+                        self.reset();
                         return Poll::Ready(Err(ConnectionError::Answer(error)));
                     }
                     if self.output.waiting() < waiting {

@@ -17,9 +17,9 @@ use weft_model::reason::Reason;
 use weft_model::request::{ConnectionFacts, HttpFacts};
 use weft_model::request_authentication::Accepted;
 
-/// How many sources, operations and conditions are looked at for the nearest miss of a denial: what a
-/// client can make the proxy do by being denied.
-const NEAREST_MISS_BUDGET: usize = 1_000;
+/// How many values are looked at for the nearest miss of a denial: what a client can make the proxy do by
+/// being denied.
+const NEAREST_MISS_BUDGET: usize = 2_000;
 
 /// Why something is not let through.
 #[derive(Debug)]
