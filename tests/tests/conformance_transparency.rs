@@ -21,7 +21,7 @@ use weft_tests::mesh::{Builder, Mesh};
 use weft_tests::{raw, wait, websocket};
 
 /// Exchanges on each wire in CI; WEFT_TESTS_EXCHANGES asks for more.
-const EXCHANGES: u64 = 1500;
+const EXCHANGES: u64 = 500;
 
 const NAMES: [&str; 18] = [
     "X-CuStOm",
@@ -128,9 +128,13 @@ impl Seen {
 }
 
 fn fields(random: &mut Random) -> Vec<Field> {
-    (0..random.below(14))
-        .map(|_| ((*random.pick(&NAMES)).to_owned(), (*random.pick(&VALUES)).to_owned()))
-        .collect()
+    let field = |random: &mut Random| {
+        let (name, value) = (*random.pick(&NAMES), *random.pick(&VALUES));
+        // A cookie that is empty leaves a trace only where it is a field of its own.
+        let value = if value.is_empty() && name.eq_ignore_ascii_case("cookie") { "a=b" } else { value };
+        (name.to_owned(), value.to_owned())
+    };
+    (0..random.below(14)).map(|_| field(random)).collect()
 }
 
 fn trailers(random: &mut Random) -> Vec<Field> {
