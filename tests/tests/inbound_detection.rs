@@ -106,7 +106,7 @@ async fn plaintext_of_any_kind_passes_where_it_is_permitted() {
     let admitted = [("verdict", "admitted"), ("source", "unknown")];
     assert_eq!(counted(&mesh, "weft_inbound_plaintext_connections_total", &admitted).await, 2.0);
     let log = mesh.proxy("shop/cart-1").process().log();
-    assert_eq!(log.matches("a client outside the mesh is let in").count(), 1, "told once: {log}");
+    assert_eq!(log.matches("a client comes without mutual TLS").count(), 1, "told once: {log}");
     let opened = [("connection_security_policy", "none"), ("source_principal", "unknown")];
     assert_eq!(counted(&mesh, "istio_tcp_connections_opened_total", &opened).await, 2.0);
 }
