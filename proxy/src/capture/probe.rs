@@ -219,6 +219,13 @@ impl Prober {
     }
 }
 
+impl Drop for Prober {
+    /// Nobody tries any more: nothing is proven any more, whatever ended it.
+    fn drop(&mut self) {
+        self.paths.iter().for_each(|tried| tried.latch.hold());
+    }
+}
+
 fn knock_at(knocked: &[Knocked], family: Family) -> Knock {
     let of_family = |one: &&Knocked| one.address.parse().is_ok_and(|ip| Family::of(ip) == family);
     knocked.iter().find(of_family).map_or(Knock::Unspecified, Knocked::outcome)
