@@ -29,9 +29,10 @@ const FULL_PAUSE: Duration = Duration::from_millis(10);
 /// Accepts until dropped.
 pub async fn accept<F, Fut>(worker: Rc<Worker>, listener: TcpListener, direction: Direction, serve: F)
 where
-    F: Fn(Rc<Worker>, TcpStream, SocketAddr) -> Fut,
+    F: Fn(Rc<Worker>, TcpStream, SocketAddr) -> Fut + 'static,
     Fut: Future<Output = ()> + 'static,
 {
+    let serve = Rc::new(serve);
     if let Err(error) = worker.shared.settings.tcp.apply(&listener) {
         tracing::warn!(%error, "a listener cannot be set: its connections are not probed");
     }
@@ -57,9 +58,10 @@ where
         };
         let open = worker.connections.accepted(direction);
         let guard = worker.shared.drain.opened();
-        let serving = serve(worker.clone(), stream, client);
+        let (worker, serve) = (worker.clone(), serve.clone());
         spawn_local("connection", async move {
-            serving.await;
+            // Made in here: a future that is moved in and awaited has its room twice, in every connection.
+            serve(worker, stream, client).await;
             drop((open, guard));
         });
     }

@@ -184,7 +184,8 @@ impl Drop for Pair {
 impl Direction {
     fn new(first: Bytes) -> Self {
         Self {
-            first,
+            // An empty one may still hold the buffer it was made of.
+            first: if first.is_empty() { Bytes::new() } else { first },
             buffer: ReadBuffer::default(),
             state: State::Copying,
             unflushed: false,
@@ -276,9 +277,12 @@ impl Direction {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             if self.first.is_empty() {
-                self.buffer.advance(count)
+                self.buffer.advance(count);
             } else {
-                self.first.advance(count)
+                self.first.advance(count);
+                if self.first.is_empty() {
+                    self.first = Bytes::new();
+                }
             }
             if let Some(counter) = counter {
                 counter.add(count as u64);

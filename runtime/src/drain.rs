@@ -92,6 +92,19 @@ pin_project! {
     }
 }
 
+pin_project! {
+    /// A future that ends at a phase: with `None`, if that came first. By hand, since an asynchronous
+    /// function has room for its argument twice, and connections are such arguments.
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Until<F> {
+        #[pin]
+        reached: PhaseReached,
+        #[pin]
+        future: F,
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     phase: AtomicU8,
@@ -262,13 +275,13 @@ impl Watch {
     }
 
     /// Runs a listener's accept loop until accepting ends; what the loop returned if it ended first.
-    pub async fn until_closing<F: Future>(&self, future: F) -> Option<F::Output> {
-        until(self.closing(), future).await
+    pub fn until_closing<F: Future>(&self, future: F) -> Until<F> {
+        Until { reached: self.closing(), future }
     }
 
     /// Runs a connection until everything must end; what it returned if it ended first.
-    pub async fn until_forced<F: Future>(&self, future: F) -> Option<F::Output> {
-        until(self.forced(), future).await
+    pub fn until_forced<F: Future>(&self, future: F) -> Until<F> {
+        Until { reached: self.forced(), future }
     }
 
     /// Counts a connection as open until the guard is dropped.
@@ -295,11 +308,17 @@ impl Watch {
     }
 }
 
-async fn until<F: Future>(reached: PhaseReached, future: F) -> Option<F::Output> {
-    tokio::select! {
-        biased;
-        () = reached => None,
-        output = future => Some(output),
+// === impl Until ===
+
+impl<F: Future> Future for Until<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if this.reached.poll(context).is_ready() {
+            return Poll::Ready(None);
+        }
+        this.future.poll(context).map(Some)
     }
 }
 

@@ -143,8 +143,12 @@ pub async fn serve<H: Handler, D: Drain>(
             return Ok(Outcome::Connect { head: Box::new(head), stream, buffered });
         }
         let body = begin(&wire, &asked);
-        let call = handler.call(Request::new(head, body));
-        let Some(mut response) = answer(&wire, call).await else { return Err(ConnectionError::Aborted) };
+        let answered = {
+            // Pinned here and only lent: handed over, its room would be in the connection twice.
+            let call = pin!(handler.call(Request::new(head, body)));
+            answer(&wire, call).await
+        };
+        let Some(mut response) = answered else { return Err(ConnectionError::Aborted) };
         if let Some(reason) = asked.misanswered(&response, &wire.borrow()) {
             response = handler.refuse(reason, None);
         }
@@ -294,8 +298,10 @@ fn begin(wire: &Rc<RefCell<Wire>>, asked: &Asked) -> Body {
 }
 
 /// Waits for the answer, and for the client to go away. `None` if it did.
-async fn answer(wire: &RefCell<Wire>, call: impl Future<Output = Response>) -> Option<Response> {
-    let mut call = pin!(call);
+async fn answer(
+    wire: &RefCell<Wire>,
+    mut call: Pin<&mut impl Future<Output = Response>>,
+) -> Option<Response> {
     poll_fn(|cx| {
         if let Poll::Ready(response) = call.as_mut().poll(cx) {
             return Poll::Ready(Some(response));

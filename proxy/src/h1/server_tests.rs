@@ -523,3 +523,17 @@ async fn a_body_that_outlives_its_exchange_reads_nothing() {
     let frame = poll_fn(|cx| body.poll_frame(cx)).await;
     assert!(matches!(frame, Some(Err(error)) if error.aborted));
 }
+
+#[test]
+fn a_connection_has_room_for_one_call_and_no_more() {
+    const CALL: usize = 20_000;
+    let handler = With(async |_| {
+        let state = [1_u8; CALL];
+        std::future::pending::<()>().await;
+        Response::text(StatusCode::OK, if state[0] == 1 { "yes" } else { "no" })
+    });
+    let limits = Limits::default();
+    let connection = serve(pipe().1, &handler, &limits, &NoDrain);
+    let size = size_of_val(&connection);
+    assert!((CALL..CALL + 4096).contains(&size), "{size} bytes");
+}
