@@ -286,6 +286,8 @@ fn filter(filter: &Filter) -> String {
         Filter::ResponseHeaders(_) => "ResponseHeaderModifier",
         Filter::Redirect(_) => "RequestRedirect",
         Filter::Rewrite(_) => "URLRewrite",
+        Filter::Cors(_) => "CORS",
+        Filter::Mirror(_) => "RequestMirror",
     }
     .to_owned()
 }

@@ -189,6 +189,11 @@ impl Prepared<'_> {
             }
             Some(head)
         };
+        if rule.backends.is_empty() {
+            // The rule changes requests on their way to the Service that was called.
+            outcome.branches.push(self.branch(None, filtered, Some(head), &self.direct));
+            return outcome;
+        }
         let with_weight = rule.backends.iter().filter(|backend| backend.weight > 0);
         for backend in with_weight {
             let mut head_here = filtered.clone();

@@ -5,13 +5,16 @@
 
 pub(crate) mod authorization_policy;
 mod conditions;
+pub(crate) mod grpc_route;
 pub(crate) mod http_route;
 pub(crate) mod mesh_config;
 mod metadata;
 pub(crate) mod peer_authentication;
 mod policy_test;
 pub(crate) mod probe;
+pub(crate) mod reference_grant;
 pub(crate) mod request_authentication;
+pub(crate) mod route;
 mod route_filters;
 pub(crate) mod selector;
 pub(crate) mod service;
@@ -25,11 +28,11 @@ use crate::closest::closest;
 use crate::document::quoted;
 use crate::report::{Place, Report};
 use authorization_policy::AuthorizationPolicy;
-use http_route::HttpRoute;
 use mesh_config::MeshConfig;
 use metadata::{Scope, metadata};
 use peer_authentication::PeerAuthentication;
 use request_authentication::RequestAuthentication;
+use route::Route;
 use service::Service;
 use value::{Object, Value};
 use workload::Workload;
@@ -52,7 +55,9 @@ pub(crate) struct Documents<'r> {
     pub(crate) services: Vec<Document<'r, Service<'r>>>,
     pub(crate) workloads: Vec<Document<'r, Workload<'r>>>,
     pub(crate) mesh_configs: Vec<Document<'r, MeshConfig>>,
-    pub(crate) http_routes: Vec<Document<'r, HttpRoute>>,
+    pub(crate) http_routes: Vec<Document<'r, Route>>,
+    pub(crate) grpc_routes: Vec<Document<'r, Route>>,
+    pub(crate) reference_grants: Vec<Document<'r, ()>>,
     pub(crate) authorization_policies: Vec<Document<'r, AuthorizationPolicy<'r>>>,
     pub(crate) peer_authentications: Vec<Document<'r, PeerAuthentication<'r>>>,
     pub(crate) policy_tests: Vec<Document<'r, Vec<Case>>>,
@@ -65,6 +70,8 @@ enum Kind {
     Workload,
     MeshConfig,
     HttpRoute,
+    GrpcRoute,
+    ReferenceGrant,
     AuthorizationPolicy,
     PeerAuthentication,
     PolicyTest,
@@ -87,10 +94,10 @@ const KINDS: [(&str, &str, &[&str], Kind); 16] = [
     (ISTIO, "AuthorizationPolicy", &["v1", "v1beta1"], Kind::AuthorizationPolicy),
     (ISTIO, "PeerAuthentication", &["v1", "v1beta1"], Kind::PeerAuthentication),
     (ISTIO, "RequestAuthentication", &["v1", "v1beta1"], Kind::RequestAuthentication),
-    (GATEWAY, "GRPCRoute", &["v1"], Kind::Later),
+    (GATEWAY, "GRPCRoute", &["v1"], Kind::GrpcRoute),
     (GATEWAY, "TCPRoute", &["v1alpha2"], Kind::Later),
     (GATEWAY, "TLSRoute", &["v1", "v1alpha3", "v1alpha2"], Kind::Later),
-    (GATEWAY, "ReferenceGrant", &["v1", "v1beta1"], Kind::Later),
+    (GATEWAY, "ReferenceGrant", &["v1", "v1beta1"], Kind::ReferenceGrant),
     ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy", &["v1alpha1"], Kind::Later),
     (WEFT, "TrafficPolicy", &["v1alpha1"], Kind::Later),
     ("discovery.k8s.io", "EndpointSlice", &["v1"], Kind::Later),
@@ -187,6 +194,11 @@ fn read_kind<'r>(
         Kind::Workload => push(&mut documents.workloads, workload::read(spec), metadata),
         Kind::MeshConfig => push(&mut documents.mesh_configs, mesh_config::read(spec), metadata),
         Kind::HttpRoute => push(&mut documents.http_routes, http_route::read(spec, &metadata), metadata),
+        Kind::GrpcRoute => push(&mut documents.grpc_routes, grpc_route::read(spec, &metadata), metadata),
+        Kind::ReferenceGrant => {
+            reference_grant::read(spec);
+            push(&mut documents.reference_grants, (), metadata);
+        }
         Kind::AuthorizationPolicy => {
             let spec = authorization_policy::read(spec, &metadata);
             push(&mut documents.authorization_policies, spec, metadata);

@@ -264,6 +264,29 @@ fn routes_attach_in_order_and_a_consumer_may_call_the_parent() {
 }
 
 #[test]
+fn a_grpc_route_names_services_and_methods_and_may_lead_to_any_namespace() {
+    let text = three_workloads()
+        + &service(
+            "shop",
+            "cart",
+            "{selector: {app: cart}, ports: [{name: grpc, port: 80, targetPort: 8080}]}",
+        )
+        + &service("other", "audit", "{ports: [{name: grpc, port: 80}]}").replace("---", "")
+        + "\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: cart, namespace: shop}\n\
+           spec: {parentRefs: [{group: '', kind: Service, name: cart}], rules: [{matches: [{method: {service: shop.Cart, \
+           method: Get}}], backendRefs: [{name: audit, namespace: other, port: 80}]}, {}]}\n";
+    let (compilation, shown) = compiled(&text);
+    assert!(!compilation.has_errors(), "{shown}");
+    let cart = &compilation.mesh.services["shop/cart"];
+    assert_eq!(cart.ports[0].routes[0].as_str(), "GRPCRoute/shop/cart");
+    let route = &compilation.mesh.routes["GRPCRoute/shop/cart"];
+    assert!(route.rules[0].matches[0].path.matches("/shop.Cart/Get"));
+    assert!(!route.rules[0].matches[0].path.matches("/shop.Cart/Put"));
+    assert!(route.rules[0].backends[0].service.is_some());
+    assert!(route.rules[1].backends.is_empty(), "without backends it is the Service itself");
+}
+
+#[test]
 fn what_is_compiled_survives_the_wire() {
     let files = read_directory(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/shop")).unwrap();
     let base = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/good/base.yaml")).unwrap();

@@ -4,6 +4,7 @@
 // A helper of a test may fail as a test does.
 #![allow(clippy::unwrap_used)]
 
+use gateway_api::apis::standard::grpcroutes as grpc;
 use gateway_api::apis::standard::httproutes as gateway;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -92,6 +93,15 @@ fn no_key_of_an_http_route_is_taken_for_a_typo() {
 }
 
 #[test]
+fn no_key_of_a_grpc_route_is_taken_for_a_typo() {
+    let route = |part: &str| route(part).replace("HTTPRoute", "GRPCRoute");
+    check::<grpc::GrpcRouteSpec>(&route("KEY: 1"));
+    check::<grpc::GrpcRouteRules>(&route("rules: [{KEY: 1}]"));
+    check::<grpc::GrpcRouteRulesMatches>(&route("rules: [{matches: [{KEY: 1}]}]"));
+    check::<grpc::GrpcRouteRulesMatchesMethod>(&route("rules: [{matches: [{method: {KEY: 1}}]}]"));
+}
+
+#[test]
 fn no_key_of_a_filter_is_taken_for_a_typo() {
     check::<gateway::HttpRouteRulesFilters>(&filter("type: RequestHeaderModifier, KEY: 1"));
     let headers =
@@ -101,6 +111,11 @@ fn no_key_of_a_filter_is_taken_for_a_typo() {
     let redirect = |part: &str| filter(&format!("type: RequestRedirect, requestRedirect: {{{part}}}"));
     check::<gateway::HttpRouteRulesFiltersRequestRedirect>(&redirect("KEY: 1"));
     check::<gateway::HttpRouteRulesFiltersRequestRedirectPath>(&redirect("path: {KEY: 1}"));
+    let mirror = |part: &str| filter(&format!("type: RequestMirror, requestMirror: {{{part}}}"));
+    check::<gateway::HttpRouteRulesFiltersRequestMirror>(&mirror("KEY: 1"));
+    check::<gateway::HttpRouteRulesFiltersRequestMirrorBackendRef>(&mirror("backendRef: {KEY: 1}"));
+    check::<gateway::HttpRouteRulesFiltersRequestMirrorFraction>(&mirror("fraction: {KEY: 1}"));
+    check::<gateway::HttpRouteRulesFiltersCors>(&filter("type: CORS, cors: {KEY: 1}"));
     let rewrite = filter("type: URLRewrite, urlRewrite: {KEY: 1}");
     check::<gateway::HttpRouteRulesFiltersUrlRewrite>(&rewrite);
 }

@@ -154,15 +154,17 @@ impl Fixture {
             backends: backends.iter().map(backend).collect(),
             request_timeout: None,
             backend_request_timeout: None,
+            retry: None,
             provenance: Provenance::default(),
         };
         let route = Route {
+            kind: weft_model::route::RouteKind::Http,
             namespace: namespace.parse().unwrap(),
             name: name.parse().unwrap(),
             rules: vec![rule],
             provenance: Provenance::default(),
         };
-        let name = ResourceName::of("HTTPRoute", &route.namespace, &route.name);
+        let name = route.resource_name();
         let service = self.mesh.services.get_mut(parent).unwrap();
         let routes = &mut Arc::make_mut(service).ports[0].routes;
         if !routes.contains(&name) {

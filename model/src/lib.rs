@@ -11,6 +11,7 @@
 pub mod authentication;
 pub mod authorization;
 pub mod certificate;
+pub mod cors;
 pub mod duration;
 pub mod endpoints;
 pub mod json;

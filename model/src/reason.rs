@@ -80,6 +80,7 @@ reasons! {
     ResourceUnresolved "resource_unresolved" 500 13 Configuration "A resource that the destination names is not held or not understood.";
     RouteNotFound "route_not_found" 404 12 Configuration "The service has routes and none matches the request.";
     RouteRedirect "route_redirect" 302 13 Configuration "A route redirects the request (the status is the route's).";
+    CorsPreflight "cors_preflight" 204 13 Configuration "A route says what pages of another origin may do.";
     BackendInvalid "backend_invalid" 500 13 Configuration "The matched rule's backend does not exist, or its weights are all zero.";
     EndpointsMissing "endpoints_missing" 503 14 Server "The destination has no endpoint that is ready.";
     ConnectFailed "connect_failed" 503 14 Server "No connection could be made to an endpoint.";
@@ -153,7 +154,8 @@ mod tests {
     #[test]
     fn statuses_are_answers_that_http_and_grpc_know() {
         for reason in Reason::ALL {
-            assert!((300..600).contains(&reason.status()), "{reason:?}");
+            // A preflight is the one question that the mesh answers with yes.
+            assert!((300..600).contains(&reason.status()) || *reason == Reason::CorsPreflight, "{reason:?}");
             assert!((1..=16).contains(&reason.grpc_status()), "{reason:?}");
         }
     }

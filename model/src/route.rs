@@ -1,7 +1,9 @@
-//! HTTPRoute: what its owner wrote, checked. Choice among rules is in [`crate::route_table`].
+//! HTTPRoute and GRPCRoute: what the owner wrote, checked. Choice among rules is in
+//! [`crate::route_table`].
 
 use crate::authorization::Provenance;
-use crate::names::{InvalidName, Name, Namespace, ServiceName};
+use crate::cors::Cors;
+use crate::names::{InvalidName, Name, Namespace, ResourceName, ServiceName};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use regex::bytes::Regex;
 use std::time::Duration;
@@ -9,9 +11,20 @@ use std::time::Duration;
 /// The largest compiled regular expression, bytes: a pattern that needs more is refused.
 const REGEX_SIZE_MAX: usize = 64 * 1024;
 
+/// The type of a route: a port of a Service has routes of one type.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RouteKind {
+    /// HTTPRoute.
+    Http,
+    /// GRPCRoute.
+    Grpc,
+}
+
 /// One route.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Route {
+    /// Its type.
+    pub kind: RouteKind,
     /// Its namespace.
     pub namespace: Namespace,
     /// Its name.
@@ -31,12 +44,15 @@ pub struct RouteRule {
     pub matches: Vec<RouteMatch>,
     /// Applied in order.
     pub filters: Vec<Filter>,
-    /// By weight.
+    /// By weight. None written: the Service that was called (a route of a Service changes its
+    /// requests on the way, and need not send them elsewhere).
     pub backends: Vec<Backend>,
     /// The whole request with its retries. `None`: the mesh's default; zero: no timeout (GEP-1742).
     pub request_timeout: Option<Duration>,
     /// One try.
     pub backend_request_timeout: Option<Duration>,
+    /// What the owner wants tried again. `None`: only what is safe without being told.
+    pub retry: Option<RetryPolicy>,
     /// Where it was written.
     pub provenance: Provenance,
 }
@@ -63,6 +79,13 @@ pub enum PathMatch {
     Prefix(Box<str>),
     /// The whole path.
     Regex(Pattern),
+    /// A gRPC call, whose path is `/SERVICE/METHOD`. `None`: any.
+    Rpc {
+        /// The service with its package.
+        service: Option<ValueMatch>,
+        /// The method.
+        method: Option<ValueMatch>,
+    },
 }
 
 /// A match of a header's or query parameter's value.
@@ -92,6 +115,40 @@ pub enum Filter {
     Redirect(Redirect),
     /// Changes host or path on the way to the backend.
     Rewrite(Rewrite),
+    /// Answers preflights, and says in answers who may read them.
+    Cors(Cors),
+    /// Sends a copy of the request elsewhere as well. May come several times.
+    Mirror(Mirror),
+}
+
+/// Where copies of requests go, and of how many.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Mirror {
+    /// `None`: the reference leads nowhere, and nothing is copied.
+    pub service: Option<(ServiceName, u16)>,
+    /// Of how many requests (GEP-3171).
+    pub share: Fraction,
+}
+
+/// A share of requests.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Fraction {
+    /// At most the denominator.
+    pub numerator: u32,
+    /// At least 1.
+    pub denominator: u32,
+}
+
+/// When a request that was answered, or whose connection broke, is tried again (GEP-1731): its owner
+/// says that doing it twice does no harm.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RetryPolicy {
+    /// Statuses that are tried again, 400 to 599.
+    pub codes: Vec<u16>,
+    /// Tries after the first.
+    pub attempts: u32,
+    /// The least wait before a further try.
+    pub backoff: Duration,
 }
 
 /// Removes, then sets, then adds.
@@ -149,6 +206,50 @@ pub struct Backend {
     pub filters: Vec<Filter>,
 }
 
+// === impl RouteKind ===
+
+impl RouteKind {
+    /// As users write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "HTTPRoute",
+            Self::Grpc => "GRPCRoute",
+        }
+    }
+}
+
+// === impl Route ===
+
+impl Route {
+    /// The name of its resource.
+    pub fn resource_name(&self) -> ResourceName {
+        ResourceName::of(self.kind.as_str(), &self.namespace, &self.name)
+    }
+
+    /// The Services that it may send requests to, mirrors included; one may come several times.
+    pub fn targets(&self) -> impl Iterator<Item = &(ServiceName, u16)> {
+        self.rules.iter().flat_map(|rule| {
+            let mirrors = rule.filters.iter().filter_map(|filter| match filter {
+                Filter::Mirror(mirror) => mirror.service.as_ref(),
+                _ => None,
+            });
+            rule.backends.iter().filter_map(|backend| backend.service.as_ref()).chain(mirrors)
+        })
+    }
+}
+
+// === impl Fraction ===
+
+impl Fraction {
+    /// All requests.
+    pub const ALL: Self = Self { numerator: 1, denominator: 1 };
+
+    /// Whether a number drawn evenly from 0 to the denominator lies within the share.
+    pub fn takes(self, drawn: u32) -> bool {
+        drawn < self.numerator
+    }
+}
+
 // === impl PathMatch ===
 
 impl PathMatch {
@@ -167,8 +268,20 @@ impl PathMatch {
                 path.strip_prefix(&**text).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
             Self::Regex(pattern) => pattern.matches(path),
+            Self::Rpc { service, method } => rpc_of(path).is_some_and(|(called_service, called_method)| {
+                let matches = |wanted: &Option<ValueMatch>, value| {
+                    wanted.as_ref().is_none_or(|wanted| wanted.matches(value))
+                };
+                matches(service, called_service) && matches(method, called_method)
+            }),
         }
     }
+}
+
+/// Service and method of a gRPC call's path; `None`: it is no such path.
+pub fn rpc_of(path: &str) -> Option<(&str, &str)> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    (!service.is_empty() && !method.is_empty() && !method.contains('/')).then_some((service, method))
 }
 
 // === impl Pattern ===
@@ -211,6 +324,19 @@ impl PartialEq for Pattern {
 // === impl ValueMatch ===
 
 impl ValueMatch {
+    /// The letters of what was written.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Exact(text) => text.len(),
+            Self::Regex(pattern) => pattern.as_str().len(),
+        }
+    }
+
+    /// Whether nothing was written.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Whether the value matches.
     pub fn matches(&self, value: &str) -> bool {
         match self {
@@ -257,6 +383,26 @@ mod tests {
             assert_eq!(prefix.matches(path), expected, "{path}");
         }
         assert!(PathMatch::prefix("/").matches("/x"));
+    }
+
+    #[test]
+    fn calls_match_by_service_and_method() {
+        let exact = |text: &str| Some(ValueMatch::Exact(text.into()));
+        let both = PathMatch::Rpc { service: exact("shop.Cart"), method: exact("Get") };
+        let service = PathMatch::Rpc { service: exact("shop.Cart"), method: None };
+        let method =
+            PathMatch::Rpc { service: None, method: Some(ValueMatch::Regex(Pattern::new("G.*").unwrap())) };
+        for (path, expected) in [
+            ("/shop.Cart/Get", [true, true, true]),
+            ("/shop.Cart/Put", [false, true, false]),
+            ("/shop.Other/Get", [false, false, true]),
+            ("/shop.Cart/Get/more", [false, false, false]),
+            ("/shop.Cart/", [false, false, false]),
+            ("/shop.Cart", [false, false, false]),
+            ("//Get", [false, false, false]),
+        ] {
+            assert_eq!([&both, &service, &method].map(|matched| matched.matches(path)), expected, "{path}");
+        }
     }
 
     #[test]

@@ -1,20 +1,25 @@
 //! Which rule of which route: the Gateway API's precedence, decided once per configuration.
 //!
-//! Exact path, then the longest prefix, then (ours) regular expressions; then a method, then the
-//! number of headers, then of query parameters; ties go to the route first in
-//! `NAMESPACE/NAME`, then to the rule that comes first. The table is sorted so, and the first match
-//! wins.
+//! HTTP: exact path, then the longest prefix, then (ours) regular expressions; then a method, then the
+//! number of headers, then of query parameters. gRPC: the longest service, then the longest method, then
+//! the number of headers. Ties go to the route first in `NAMESPACE/NAME`, then to the rule that comes
+//! first. All matches are ranked so once; a request meets only those whose path it can have: exact paths,
+//! prefixes and services are looked up by their hash, and what is left over (regular expressions, any
+//! service) is tried in order. The lowest rank that matches wins.
 
 use crate::names::ResourceName;
 use crate::request::HttpFacts;
-use crate::route::{PathMatch, Route, RouteMatch, RouteRule, ValueMatch};
+use crate::route::{PathMatch, Route, RouteMatch, RouteRule, ValueMatch, rpc_of};
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The rules that hold for one client namespace and one port of a Service.
 #[derive(Clone, Debug, Default)]
 pub struct RouteTable {
+    /// By rank.
     entries: Vec<Entry>,
+    index: Index,
     unresolved: Option<ResourceName>,
     attached: bool,
 }
@@ -24,6 +29,18 @@ struct Entry {
     route: Arc<Route>,
     rule: usize,
     matched: usize,
+}
+
+/// Ranks of entries, ascending in every list.
+#[derive(Clone, Debug, Default)]
+struct Index {
+    exact: HashMap<Box<str>, Vec<u32>>,
+    prefixes: HashMap<Box<str>, Vec<u32>>,
+    /// The distinct lengths of prefixes, longest first.
+    prefix_lengths: Vec<usize>,
+    services: HashMap<Box<str>, Vec<u32>>,
+    /// What no key leads to.
+    others: Vec<u32>,
 }
 
 /// What was chosen.
@@ -69,6 +86,7 @@ impl RouteTable {
             }
         }
         table.entries.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
+        table.index = Index::new(&table.entries);
         table
     }
 
@@ -85,7 +103,7 @@ impl RouteTable {
         if let Some(name) = &self.unresolved {
             return Lookup::Unresolved(name);
         }
-        match self.entries.iter().find(|entry| entry.matched().matches(facts)) {
+        match self.first(facts) {
             Some(entry) => Lookup::Rule(Chosen {
                 route: &entry.route,
                 index: entry.rule,
@@ -94,6 +112,74 @@ impl RouteTable {
             }),
             None => Lookup::NotFound,
         }
+    }
+
+    fn first(&self, facts: &HttpFacts<'_>) -> Option<&Entry> {
+        let index = &self.index;
+        let of = |list: Option<&Vec<u32>>| list.and_then(|list| self.first_of(list, u32::MAX, facts));
+        // HTTP's kinds of paths follow each other in rank, so the first that is found wins.
+        if !index.exact.is_empty()
+            && let Some(found) = of(index.exact.get(facts.path))
+        {
+            return self.entries.get(found);
+        }
+        for length in &index.prefix_lengths {
+            let Some(prefix) = prefix_of(facts.path, *length) else { continue };
+            if let Some(found) = of(index.prefixes.get(prefix)) {
+                return self.entries.get(found);
+            }
+        }
+        // A service's own rules and those for any service, by rank.
+        let service =
+            if index.services.is_empty() { None } else { rpc_of(facts.path).map(|(service, _)| service) };
+        let keyed = service.and_then(|service| of(index.services.get(service)));
+        let below = keyed.and_then(|rank| u32::try_from(rank).ok()).unwrap_or(u32::MAX);
+        self.first_of(&index.others, below, facts).or(keyed).and_then(|rank| self.entries.get(rank))
+    }
+
+    // The first of a list, below a rank, that matches.
+    fn first_of(&self, list: &[u32], below: u32, facts: &HttpFacts<'_>) -> Option<usize> {
+        let ranks =
+            list.iter().take_while(|rank| **rank < below).filter_map(|rank| usize::try_from(*rank).ok());
+        ranks
+            .into_iter()
+            .find(|rank| self.entries.get(*rank).is_some_and(|entry| entry.matched().matches(facts)))
+    }
+}
+
+// The path's first `length` bytes, if an element ends there.
+fn prefix_of(path: &str, length: usize) -> Option<&str> {
+    if length == 1 {
+        return path.starts_with('/').then_some("/");
+    }
+    match path.as_bytes().get(length) {
+        Some(b'/') => path.get(..length),
+        None if path.len() == length => Some(path),
+        _ => None,
+    }
+}
+
+impl Index {
+    fn new(entries: &[Entry]) -> Self {
+        let mut index = Self::default();
+        for (rank, entry) in (0..).zip(entries) {
+            let list = match &entry.matched().path {
+                PathMatch::Exact(text) => index.exact.entry(text.clone()).or_default(),
+                PathMatch::Prefix(text) => {
+                    if !index.prefix_lengths.contains(&text.len()) {
+                        index.prefix_lengths.push(text.len());
+                    }
+                    index.prefixes.entry(text.clone()).or_default()
+                }
+                PathMatch::Rpc { service: Some(ValueMatch::Exact(service)), .. } => {
+                    index.services.entry(service.clone()).or_default()
+                }
+                PathMatch::Regex(_) | PathMatch::Rpc { .. } => &mut index.others,
+            };
+            list.push(rank);
+        }
+        index.prefix_lengths.sort_by_key(|length| Reverse(*length));
+        index
     }
 }
 
@@ -108,14 +194,17 @@ impl Entry {
 
     fn precedence(&self) -> impl Ord + use<'_> {
         let matched = self.matched();
-        let (kind, length) = match &matched.path {
-            PathMatch::Exact(text) => (0, text.len()),
-            PathMatch::Prefix(text) => (1, text.len()),
-            PathMatch::Regex(pattern) => (2, pattern.as_str().len()),
+        let letters = |value: &Option<ValueMatch>| value.as_ref().map_or(0, ValueMatch::len);
+        let (kind, length, second) = match &matched.path {
+            PathMatch::Exact(text) => (0, text.len(), 0),
+            PathMatch::Prefix(text) => (1, text.len(), 0),
+            PathMatch::Regex(pattern) => (2, pattern.as_str().len(), 0),
+            PathMatch::Rpc { service, method } => (3, letters(service), letters(method)),
         };
         (
             kind,
             Reverse(length),
+            Reverse(second),
             Reverse(matched.method.is_some()),
             Reverse(matched.headers.len()),
             Reverse(matched.queries.len()),
@@ -157,6 +246,7 @@ fn query_matches(query: Option<&str>, name: &str, wanted: &ValueMatch) -> bool {
 mod tests {
     use super::*;
     use crate::authorization::Provenance;
+    use crate::route::{Pattern, RouteKind};
     use http::{HeaderName, Method};
 
     fn anything(path: PathMatch) -> RouteMatch {
@@ -173,13 +263,23 @@ mod tests {
                 backends: Vec::new(),
                 request_timeout: None,
                 backend_request_timeout: None,
+                retry: None,
                 provenance: Provenance::default(),
             })
             .collect();
         let namespace = "shop".parse().unwrap();
         let name = name.parse().unwrap();
         let resource = ResourceName::of("HTTPRoute", &namespace, &name);
-        (resource, Some(Arc::new(Route { namespace, name, rules, provenance: Provenance::default() })))
+        (
+            resource,
+            Some(Arc::new(Route {
+                kind: RouteKind::Http,
+                namespace,
+                name,
+                rules,
+                provenance: Provenance::default(),
+            })),
+        )
     }
 
     fn chosen(
@@ -240,6 +340,84 @@ mod tests {
             route("a", vec![anything(PathMatch::prefix("/"))]),
         ]);
         assert_eq!(chosen(&table, "GET", "/", &[]), Some(("a".to_owned(), 0)));
+    }
+
+    #[test]
+    fn calls_go_to_the_longest_service_then_the_longest_method() {
+        let exact = |text: &str| Some(ValueMatch::Exact(text.into()));
+        let rpc = |service, method| anything(PathMatch::Rpc { service, method });
+        let long = Pattern::new("shop[.]Cart|never-called-service").unwrap();
+        let table = RouteTable::new([route(
+            "a",
+            vec![
+                rpc(None, None),
+                rpc(None, exact("Get")),
+                rpc(exact("shop.Cart"), None),
+                rpc(exact("shop.Cart"), exact("Get")),
+                rpc(Some(ValueMatch::Regex(long)), exact("Drop")),
+            ],
+        )]);
+        let rule = |path: &str| chosen(&table, "POST", path, &[]).map(|(_, rule)| rule);
+        assert_eq!(rule("/shop.Cart/Get"), Some(3));
+        assert_eq!(rule("/shop.Cart/Put"), Some(2));
+        assert_eq!(rule("/shop.Cart/Drop"), Some(4), "the longer expression comes first");
+        assert_eq!(rule("/other/Get"), Some(1));
+        assert_eq!(rule("/other/Put"), Some(0));
+        assert_eq!(rule("/not-a-call"), None);
+    }
+
+    /// The index answers as trying every entry in order would.
+    #[test]
+    fn the_index_agrees_with_trying_all_in_order() {
+        let mut seed = 7_u64;
+        let mut below = |bound: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % bound
+        };
+        let texts = ["/", "/a", "/a/b", "/a/b/c", "/ab", "/b", "/b/c/d"];
+        let mut compared = 0;
+        for _ in 0..300 {
+            let mut pick = |list: &[&'static str]| list[usize::try_from(below(list.len() as u64)).unwrap()];
+            let matches: Vec<_> = (0..12)
+                .map(|_| {
+                    let text = pick(&texts);
+                    let path = match pick(&["exact", "prefix", "prefix", "regex"]) {
+                        "exact" => PathMatch::Exact(text.into()),
+                        "prefix" => PathMatch::prefix(text),
+                        _ => PathMatch::Regex(Pattern::new(&format!("{text}.*")).unwrap()),
+                    };
+                    let mut made = anything(path);
+                    if pick(&["any", "any", "post"]) == "post" {
+                        made.method = Some(Method::POST);
+                    }
+                    if pick(&["no", "no", "yes"]) == "yes" {
+                        made.headers
+                            .push((HeaderName::from_static("x-team"), ValueMatch::Exact("red".into())));
+                    }
+                    made
+                })
+                .collect();
+            let table = RouteTable::new([route("a", matches)]);
+            let headers = [("x-team".to_owned(), "red".to_owned())];
+            for path in ["/", "/a", "/a/", "/a/b", "/a/bc", "/a/b/c", "/ab", "/abc", "/b/c/d/e", "/z", "*"] {
+                for (method, headers) in [("GET", &headers[..]), ("POST", &headers[..]), ("POST", &[])] {
+                    let facts = HttpFacts {
+                        method,
+                        authority: "cart",
+                        path,
+                        query: None,
+                        headers: &headers,
+                        remote_address: "10.0.0.1".parse().unwrap(),
+                        token: None,
+                    };
+                    let one_by_one = table.entries.iter().find(|entry| entry.matched().matches(&facts));
+                    let found = table.first(&facts);
+                    assert_eq!(found.map(|entry| entry.rule), one_by_one.map(|entry| entry.rule), "{path}");
+                    compared += 1;
+                }
+            }
+        }
+        assert_eq!(compared, 300 * 33);
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl Resource {
                 ResourceName::of("RequestAuthentication", &policy.namespace, &policy.name)
             }
             Self::Workload(workload) => fixed(workload.uid.as_str()),
-            Self::Route(route) => ResourceName::of("HTTPRoute", &route.namespace, &route.name),
+            Self::Route(route) => route.resource_name(),
             Self::Endpoints(endpoints) => endpoints.resource_name(),
             Self::Service(service) => service.resource_name(),
             Self::Generation(_) => fixed("generation"),

@@ -8,7 +8,9 @@
 pub mod balancer;
 pub mod first;
 pub mod http;
+pub mod mirror;
 pub mod passthrough;
+pub mod replay;
 pub mod retry;
 pub mod tcp;
 
@@ -93,6 +95,8 @@ pub enum Found {
 pub struct Destinations {
     ports: RefCell<HashMap<(ResourceName, u16), Rc<Port>>>,
     others: RefCell<Vec<Weak<Pool>>>,
+    /// Copies of requests under way.
+    mirrors: mirror::Mirrors,
 }
 
 /// Serves a connection from the application.

@@ -16,7 +16,8 @@
 //! Fields: `x-request-id` goes into the ledger; `x-test-gate: G` waits before the answer until
 //! [`Application::open`] is called with G, `x-test-gate-body: G` after the answer's head and first
 //! piece; `x-test-field: Name=value` adds a field to the answer; `x-test-phrase` sets the reason
-//! phrase; `x-test-grpc-status` the gRPC status.
+//! phrase; `x-test-grpc-status` the gRPC status; `x-test-status: NAME=N` has the application of that name
+//! answer with status N.
 
 mod http1;
 mod http2;
@@ -192,7 +193,11 @@ impl State {
 }
 
 impl Wish {
-    fn read(target: &str, fields: &[Field]) -> Self {
+    fn read(name: &str, target: &str, fields: &[Field]) -> Self {
+        let own = |value: &str| value.strip_prefix(name)?.strip_prefix('=')?.parse().ok();
+        if let Some(status) = crate::http1::field(fields, "x-test-status").and_then(own) {
+            return Self::Text { status };
+        }
         let path = target.split('?').next().unwrap_or_default();
         let number = |prefix: &str| path.strip_prefix(prefix).and_then(|text| text.parse::<u64>().ok());
         if let Some(count) = number("/bytes/") {

@@ -137,7 +137,16 @@ impl Values {
                 PathMatch::Exact(text) | PathMatch::Prefix(text) => {
                     self.paths.extend(around(text).filter(|path| is_path(path)));
                 }
-                PathMatch::Regex(_) => {}
+                PathMatch::Rpc { service: Some(ValueMatch::Exact(service)), method } => {
+                    let method = match method {
+                        Some(ValueMatch::Exact(method)) => method,
+                        _ => "Method",
+                    };
+                    self.paths.insert(format!("/{service}/{method}"));
+                    self.paths.insert(format!("/{service}/Other"));
+                    self.methods.insert("POST".to_owned());
+                }
+                PathMatch::Regex(_) | PathMatch::Rpc { .. } => {}
             }
             self.methods.extend(matched.method.iter().map(ToString::to_string));
             for (name, value) in &matched.headers {

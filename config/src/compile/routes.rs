@@ -1,55 +1,72 @@
-//! HTTPRoutes: the Services they attach to and the Services they lead to.
+//! Routes: the Services they attach to and the Services they lead to.
 
 use super::services::{Port, Services};
-use crate::report::Report;
-use crate::schema::http_route::{BackendRef, HttpRoute, Parent, Rule};
-use crate::schema::{Document, Documents};
+use crate::report::{At, Place, Report};
+use crate::schema::Documents;
+use crate::schema::route::{Parent, Rule};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use weft_model::names::{ResourceName, ServiceName};
-use weft_model::route::{Backend, Route, RouteMatch};
+use weft_model::route::{Backend, Filter, Mirror, Route, RouteKind, RouteMatch, RouteRule};
 use weft_model::service::Protocol;
 
-/// Attaches all routes, in the order of their names, which decides ties.
+/// Attaches all routes, in the order of their names, which decides ties. Of two types at one port the
+/// more specific one holds (GEP-1294: GRPCRoute, then HTTPRoute).
 pub(crate) fn attach(
     report: &Report<'_>,
     documents: &Documents<'_>,
     services: &mut Services<'_>,
 ) -> BTreeMap<ResourceName, Arc<Route>> {
     let mut held = BTreeMap::new();
-    for document in &documents.http_routes {
-        let (namespace, name) = (&document.metadata.namespace.value, &document.metadata.name.value);
-        let mut attached = Vec::new();
-        for parent in &document.spec.parents {
-            for port in ports(report, parent, services) {
-                if attached.contains(&(&parent.service, port)) {
-                    report.error(
-                        parent.place,
-                        format!("the route has port {port} of {} already", parent.service),
-                    );
+    let mut taken: BTreeMap<(ServiceName, u16), Place> = BTreeMap::new();
+    for (kind, routes) in
+        [(RouteKind::Grpc, &documents.grpc_routes), (RouteKind::Http, &documents.http_routes)]
+    {
+        for document in routes {
+            let (namespace, name) = (&document.metadata.namespace.value, &document.metadata.name.value);
+            let mut attached: Vec<(&ServiceName, u16)> = Vec::new();
+            for parent in &document.spec.parents {
+                for port in ports(report, kind, parent, services) {
+                    if attached.contains(&(&parent.service, port)) {
+                        report.error(
+                            parent.place,
+                            format!("the route has port {port} of {} already", parent.service),
+                        );
+                    }
+                    attached.push((&parent.service, port));
+                    if kind == RouteKind::Grpc {
+                        taken.insert((parent.service.clone(), port), parent.place);
+                    } else if let Some(other) = taken.get(&(parent.service.clone(), port)) {
+                        let message = format!(
+                            "port {port} of {} has a GRPCRoute in {}, and a port has routes of one type",
+                            parent.service,
+                            report.location(*other)
+                        );
+                        report.error_hint(
+                            parent.place,
+                            message,
+                            "name another `port`, or write one type only",
+                        );
+                    }
                 }
-                attached.push((&parent.service, port));
             }
-        }
-        warn_of_shadows(report, &document.spec.rules);
-        let rules = document.spec.rules.iter().map(|rule| {
-            let backends = rule.backends.iter().map(|held| backend(report, document, held, services));
-            weft_model::route::RouteRule { backends: backends.collect(), ..rule.rule.clone() }
-        });
-        let rules = rules.collect();
-        if report.failed(document.place()) {
-            continue;
-        }
-        let resource = ResourceName::of("HTTPRoute", namespace, name);
-        for (service, port) in attached {
-            let ports = services.by_name.get_mut(service).map(|entry| entry.ports.iter_mut());
-            if let Some(held) = ports.into_iter().flatten().find(|held| held.written.port == port) {
-                held.routes.push(resource.clone());
+            warn_of_shadows(report, &document.spec.rules);
+            let rules: Vec<_> =
+                document.spec.rules.iter().map(|rule| joined(report, rule, services)).collect();
+            if report.failed(document.place()) {
+                continue;
             }
+            let provenance = report.provenance(document.place());
+            let route = Route { kind, namespace: namespace.clone(), name: name.clone(), rules, provenance };
+            let resource = route.resource_name();
+            for (service, port) in attached {
+                let ports = services.by_name.get_mut(service).map(|entry| entry.ports.iter_mut());
+                if let Some(held) = ports.into_iter().flatten().find(|held| held.written.port == port) {
+                    held.routes.push(resource.clone());
+                }
+            }
+            held.insert(resource, Arc::new(route));
         }
-        let provenance = report.provenance(document.place());
-        let route = Route { namespace: namespace.clone(), name: name.clone(), rules, provenance };
-        held.insert(resource, Arc::new(route));
     }
     for port in services.by_name.values_mut().flat_map(|entry| &mut entry.ports) {
         port.routes.sort();
@@ -57,12 +74,37 @@ pub(crate) fn attach(
     held
 }
 
+// The rule with its references looked up.
+fn joined(report: &Report<'_>, rule: &Rule, services: &Services<'_>) -> RouteRule {
+    let backends = rule.backends.iter().map(|written| Backend {
+        service: found(
+            report,
+            written.place,
+            &written.service,
+            written.port,
+            services,
+            "this share is answered 500",
+        ),
+        weight: written.weight,
+        filters: written.filters.clone(),
+    });
+    let filters = rule.rule.filters.iter().map(|filter| match filter {
+        Filter::Mirror(Mirror { service: Some((service, port)), share }) => {
+            let port = At { value: *port, place: rule.place };
+            let service = found(report, rule.place, service, port, services, "nothing is mirrored to it");
+            Filter::Mirror(Mirror { service, share: *share })
+        }
+        other => other.clone(),
+    });
+    RouteRule { backends: backends.collect(), filters: filters.collect(), ..rule.rule.clone() }
+}
+
 fn is_opaque(port: &Port<'_>) -> bool {
     matches!(port.written.protocol, Protocol::Tcp | Protocol::Tls)
 }
 
 // The ports of a parent that the route holds for.
-fn ports(report: &Report<'_>, parent: &Parent, services: &Services<'_>) -> Vec<u16> {
+fn ports(report: &Report<'_>, kind: RouteKind, parent: &Parent, services: &Services<'_>) -> Vec<u16> {
     let name = &parent.service;
     let Some(entry) = services.by_name.get(name) else {
         report.error_hint(parent.place, format!("there is no Service {name}"), services.near(name));
@@ -89,7 +131,9 @@ fn ports(report: &Report<'_>, parent: &Parent, services: &Services<'_>) -> Vec<u
     }
     let opaque = named.iter().filter(|port| is_opaque(port)).count();
     if opaque == named.len() {
-        let message = format!("an HTTPRoute needs HTTP, and the Service {name} declares its port as TCP");
+        let article = if kind == RouteKind::Http { "an" } else { "a" };
+        let kind = kind.as_str();
+        let message = format!("{article} {kind} needs HTTP, and the Service {name} declares its port as TCP");
         report.error_hint(parent.place, message, "set `appProtocol: http` if it is");
     } else if opaque > 0 {
         let message =
@@ -99,50 +143,32 @@ fn ports(report: &Report<'_>, parent: &Parent, services: &Services<'_>) -> Vec<u
     named.into_iter().filter(|port| !is_opaque(port)).map(|port| port.written.port).collect()
 }
 
-fn backend(
+fn found(
     report: &Report<'_>,
-    document: &Document<'_, HttpRoute>,
-    written: &BackendRef,
+    place: Place,
+    name: &ServiceName,
+    number: At<u16>,
     services: &Services<'_>,
-) -> Backend {
-    let name = &written.service;
-    // A client may call the parent anyway, so a consumer's route may lead to it without a grant.
-    let own = document.metadata.namespace.value == name.namespace;
-    if !own && !document.spec.parents.iter().any(|parent| parent.service == *name) {
-        let message =
-            format!("{name} is in another namespace, which needs a ReferenceGrant: not evaluated yet");
-        report.error(written.place, message);
-    }
-    Backend {
-        service: found(report, written, services),
-        weight: written.weight,
-        filters: written.filters.clone(),
-    }
-}
-
-fn found(report: &Report<'_>, written: &BackendRef, services: &Services<'_>) -> Option<(ServiceName, u16)> {
-    let name = &written.service;
+    else_what: &str,
+) -> Option<(ServiceName, u16)> {
     let Some(entry) = services.by_name.get(name) else {
-        let message = format!("there is no Service {name}: this share is answered 500");
-        report.warn(written.place, message, services.near(name));
+        report.warn(place, format!("there is no Service {name}: {else_what}"), services.near(name));
         return None;
     };
     if report.failed(entry.place) {
         return None;
     }
-    let Some(port) = entry.has_port(written.port.value) else {
+    let Some(port) = entry.has_port(number.value) else {
         let ports: Vec<String> = entry.ports.iter().map(|port| port.written.port.to_string()).collect();
-        let message =
-            format!("the Service {name} has no port {}: this share is answered 500", written.port.value);
-        report.warn(written.port.place, message, format!("it has {}", ports.join(", ")));
+        let message = format!("the Service {name} has no port {}: {else_what}", number.value);
+        report.warn(number.place, message, format!("it has {}", ports.join(", ")));
         return None;
     };
     if is_opaque(port) {
-        let message =
-            format!("port {} of {name} is declared as TCP: it cannot take requests", written.port.value);
-        report.error_hint(written.port.place, message, "set `appProtocol: http` if it can");
+        let message = format!("port {} of {name} is declared as TCP: it cannot take requests", number.value);
+        report.error_hint(number.place, message, "set `appProtocol: http` if it can");
     }
-    Some((name.clone(), written.port.value))
+    Some((name.clone(), number.value))
 }
 
 // A match that an earlier rule has, too, is never chosen.

@@ -3,123 +3,31 @@
 //! The bounds and rules here are those of the upstream CRD, whose generated types do not carry them.
 
 use super::metadata::Metadata;
-use super::route_filters::{filters, hostname};
+use super::route::{self, Route, Rule, headers, named_value, pattern, rule_with};
+use super::route_filters::Allowed;
 use super::value::{Object, Value};
-use super::workload::WEIGHT_MAX;
 use crate::document::quoted;
-use crate::report::{At, Place};
-use http::{HeaderName, Method};
-use weft_model::names::{ServiceName, is_subdomain};
-use weft_model::route::{Filter, PathMatch, Pattern, RouteMatch, RouteRule, ValueMatch};
+use crate::report::At;
+use http::Method;
+use std::time::Duration;
+use weft_model::route::{PathMatch, RetryPolicy, RouteMatch, ValueMatch};
 
-/// What a route's owner wrote.
-#[derive(Debug, Default)]
-pub(crate) struct HttpRoute {
-    pub(crate) parents: Vec<Parent>,
-    pub(crate) rules: Vec<Rule>,
-}
+/// Tries after the first, at most: more would outlive any deadline that is worth having.
+const RETRY_ATTEMPTS_MAX: u32 = 10;
 
-#[derive(Debug)]
-pub(crate) struct Parent {
-    pub(crate) place: Place,
-    pub(crate) service: ServiceName,
-    /// `None`: all ports.
-    pub(crate) port: Option<At<u16>>,
-    /// A port by its name.
-    pub(crate) section: Option<At<Box<str>>>,
-}
+/// Tries after the first where the owner wants retries and says no number.
+const RETRY_ATTEMPTS_DEFAULT: u32 = 2;
 
-/// A rule, whose backends are still references.
-#[derive(Debug)]
-pub(crate) struct Rule {
-    pub(crate) place: Place,
-    pub(crate) rule: RouteRule,
-    pub(crate) backends: Vec<BackendRef>,
-}
+/// The least wait before a further try: a busy server's queue has moved by then.
+const RETRY_BACKOFF_DEFAULT: Duration = Duration::from_millis(25);
 
-#[derive(Debug)]
-pub(crate) struct BackendRef {
-    pub(crate) place: Place,
-    pub(crate) service: ServiceName,
-    pub(crate) port: At<u16>,
-    pub(crate) weight: u32,
-    pub(crate) filters: Vec<Filter>,
-}
-
-pub(crate) fn read(spec: Option<&Object<'_>>, metadata: &Metadata<'_>) -> HttpRoute {
-    let mut route = HttpRoute::default();
-    let Some(spec) = spec else { return route };
-    if let Some(hostnames) = spec.take("hostnames") {
-        let hint = "a route of a Service is chosen by the Service that is called";
-        spec.report().warn(
-            hostnames.place,
-            "`hostnames` has no effect on a route whose parent is a Service",
-            hint,
-        );
-        for value in hostnames.items(16).unwrap_or_default() {
-            hostname(value, true);
-        }
-    }
-    if let Some(parents) = spec.require("parentRefs").and_then(|value| value.items(32)) {
-        route.parents.extend(parents.into_iter().filter_map(|value| parent(value, metadata)));
-    }
-    spec.not_yet(&["useDefaultGateways"]);
-    if !spec.has("rules") {
-        spec.error("`rules` is missing");
-    }
-    let mut total = 0;
-    for value in spec.take("rules").and_then(|value| value.items(16)).unwrap_or_default() {
-        let Some(rule) = rule(value, metadata) else { continue };
-        total += rule.rule.matches.len();
-        let name = &rule.rule.name;
-        if !name.is_empty() && route.rules.iter().any(|before| before.rule.name == *name) {
-            value.error(format!("the rule name {name:?} comes twice"));
-        }
-        route.rules.push(rule);
-    }
-    if total > 128 {
-        spec.error(format!("the rules have {total} matches; at most 128 are allowed"));
-    }
-    route
-}
-
-fn parent(value: Value<'_>, metadata: &Metadata<'_>) -> Option<Parent> {
-    let object = value.object()?;
-    let group = object.take("group").and_then(Value::text).map(|group| group.value);
-    let kind = object.take("kind").and_then(Value::text).map(|kind| kind.value);
-    let name = object.require("name").and_then(Value::text);
-    let namespace = object.take("namespace").and_then(Value::text).map(|namespace| namespace.value);
-    let port = object.take("port").and_then(Value::port);
-    let section = object.take("sectionName").and_then(Value::text).map(|text| text.map(Box::from));
-    match (group, kind) {
-        (Some("" | "core"), Some("Service")) => {}
-        (None, Some("Service")) => {
-            let hint = "add `group: \"\"`: without it the group is gateway.networking.k8s.io";
-            value.error_hint("the parent's group is missing", hint);
-        }
-        _ => {
-            let hint = "write `kind: Service` and `group: \"\"`";
-            value.error_hint("routes of other parents than Services are not evaluated yet", hint);
-            return None;
-        }
-    }
-    let service = service_name(namespace.unwrap_or(metadata.namespace.value.as_str()), name?)
-        .map_err(|error| value.error(error))
-        .ok()?;
-    Some(Parent { place: value.place, service, port, section })
-}
-
-fn service_name(namespace: &str, name: At<&str>) -> Result<ServiceName, String> {
-    ServiceName::new(namespace, name.value).map_err(|error| error.to_string())
+pub(crate) fn read(spec: Option<&Object<'_>>, metadata: &Metadata<'_>) -> Route {
+    route::read(spec, metadata, true, rule)
 }
 
 fn rule(value: Value<'_>, metadata: &Metadata<'_>) -> Option<Rule> {
     let object = value.object()?;
-    object.not_yet(&["retry", "sessionPersistence"]);
-    let name = object.take("name").and_then(Value::text);
-    if let Some(name) = name.filter(|name| !is_subdomain(name.value)) {
-        value.report.error(name.place, format!("{} is not a valid name", quoted(name.value)));
-    }
+    object.not_yet(&["sessionPersistence"]);
     let mut matches: Vec<RouteMatch> = Vec::new();
     for item in object.take("matches").and_then(|value| value.items(64)).unwrap_or_default() {
         matches.extend(route_match(item));
@@ -132,31 +40,8 @@ fn rule(value: Value<'_>, metadata: &Metadata<'_>) -> Option<Rule> {
             method: None,
         });
     }
-    let by_prefix = matches!(matches.as_slice(), [RouteMatch { path: PathMatch::Prefix(_), .. }]);
-    let filters_value = object.take("filters");
-    let filters = filters_value.map(|value| filters(value, by_prefix)).unwrap_or_default();
-    let mut backends = Vec::new();
-    for item in object.take("backendRefs").and_then(|value| value.items(16)).unwrap_or_default() {
-        backends.extend(backend(item, metadata, by_prefix));
-    }
-    let redirects = filters.iter().any(|filter| matches!(filter, Filter::Redirect(_)));
-    if redirects && object.has("backendRefs") {
-        object.error("a rule that redirects must have no `backendRefs`");
-    } else if !redirects && !object.has("backendRefs") {
-        let hint = "add `backendRefs`";
-        value.report.warn(value.place, "the rule has no backend: what it matches is answered 500", hint);
-    } else if !backends.is_empty() && backends.iter().all(|backend| backend.weight == 0) {
-        value.report.warn(value.place, "all weights are 0: what the rule matches is answered 500", None);
-    }
-    let mut rule = RouteRule {
-        name: name.map_or("", |name| name.value).into(),
-        matches,
-        filters,
-        backends: Vec::new(),
-        request_timeout: None,
-        backend_request_timeout: None,
-        provenance: value.report.provenance(value.place),
-    };
+    let mut read = rule_with(value, &object, metadata, matches, Allowed::Http);
+    let rule = &mut read.rule;
     if let Some(timeouts) = object.take("timeouts").and_then(Value::object) {
         rule.request_timeout = timeouts.take("request").and_then(Value::duration).map(|at| at.value);
         let one_try = timeouts.take("backendRequest").and_then(Value::duration);
@@ -168,47 +53,39 @@ fn rule(value: Value<'_>, metadata: &Metadata<'_>) -> Option<Rule> {
             value.report.error(one_try.place, "`backendRequest` must not be longer than `request`");
         }
     }
-    Some(Rule { place: value.place, rule, backends })
+    rule.retry = object.take("retry").and_then(retry);
+    Some(read)
 }
 
-fn backend(value: Value<'_>, metadata: &Metadata<'_>, by_prefix: bool) -> Option<BackendRef> {
+// GEP-1731. What is not said is ours: no status is retried unless it is named.
+fn retry(value: Value<'_>) -> Option<RetryPolicy> {
     let object = value.object()?;
-    let group = object.take("group").and_then(Value::text).map_or("", |group| group.value);
-    let kind = object.take("kind").and_then(Value::text).map_or("Service", |kind| kind.value);
-    let name = object.require("name").and_then(Value::text);
-    let namespace = object.take("namespace").and_then(Value::text).map(|namespace| namespace.value);
-    let weight = object.take("weight").and_then(|value| value.number(0..=WEIGHT_MAX));
-    let filters = object.take("filters").map(|value| filters(value, by_prefix)).unwrap_or_default();
-    let service = kind == "Service" && matches!(group, "" | "core");
-    if !service {
-        value.error("backends other than Services (group \"\") are not evaluated yet");
+    let mut codes: Vec<u16> = Vec::new();
+    for item in object.take("codes").and_then(|value| value.items(32)).unwrap_or_default() {
+        let Some(code) = item.number(400..=599) else { continue };
+        let Ok(code) = u16::try_from(code.value) else { continue };
+        if codes.contains(&code) {
+            item.error(format!("the status {code} comes twice"));
+        }
+        codes.push(code);
     }
-    let port = if service { object.require("port") } else { object.take("port") }.and_then(Value::port);
-    let service = service_name(namespace.unwrap_or(metadata.namespace.value.as_str()), name?)
-        .map_err(|error| value.error(error))
-        .ok()?;
-    if filters.iter().any(|filter| matches!(filter, Filter::Redirect(_))) {
-        value.error("a backend cannot redirect: the rule can");
-    }
-    let weight = weight.map_or(1, |weight| weight.value);
-    Some(BackendRef { place: value.place, service, port: port?, weight, filters })
+    let attempts = object.take("attempts").map(|value| {
+        let attempts = value.number(0..=RETRY_ATTEMPTS_MAX);
+        if attempts.is_some_and(|attempts| attempts.value == 0) {
+            value.report.warn(value.place, "`attempts: 0` retries nothing", None);
+        }
+        attempts
+    });
+    let backoff = object.take("backoff").map(Value::duration);
+    let attempts = attempts.map_or(Some(RETRY_ATTEMPTS_DEFAULT), |read| Some(read?.value))?;
+    let backoff = backoff.map_or(Some(RETRY_BACKOFF_DEFAULT), |read| Some(read?.value))?;
+    Some(RetryPolicy { codes, attempts, backoff })
 }
 
 fn route_match(value: Value<'_>) -> Option<RouteMatch> {
     let object = value.object()?;
     let path = object.take("path").map_or_else(|| Some(PathMatch::prefix("/")), path);
-    let mut headers: Vec<(HeaderName, ValueMatch)> = Vec::new();
-    for item in object.take("headers").and_then(|value| value.items(16)).unwrap_or_default() {
-        let Some((name, wanted)) = named_value(item) else { continue };
-        let Ok(parsed) = name.value.parse::<HeaderName>() else {
-            item.report.error(name.place, format!("{} is not a valid header name", quoted(name.value)));
-            continue;
-        };
-        if headers.iter().any(|(held, _)| *held == parsed) {
-            item.report.error(name.place, format!("the header {parsed} comes twice in one match"));
-        }
-        headers.push((parsed, wanted));
-    }
+    let headers = headers(&object);
     let mut queries: Vec<(Box<str>, ValueMatch)> = Vec::new();
     for item in object.take("queryParams").and_then(|value| value.items(16)).unwrap_or_default() {
         let Some((name, wanted)) = named_value(item) else { continue };
@@ -231,43 +108,6 @@ fn route_match(value: Value<'_>) -> Option<RouteMatch> {
     ];
     let method = object.take("method").and_then(|value| value.choice(&methods));
     Some(RouteMatch { path: path?, headers, queries, method: method.map(|method| method.value.clone()) })
-}
-
-// A header's or a parameter's name with the value that is wanted.
-fn named_value<'r>(value: Value<'r>) -> Option<(At<&'r str>, ValueMatch)> {
-    let object = value.object()?;
-    let by_regex =
-        object.take("type").and_then(|value| value.choice(&[("Exact", false), ("RegularExpression", true)]));
-    let name = object.require("name").and_then(Value::text);
-    let wanted = object.require("value").and_then(Value::text)?;
-    let name = name?;
-    if name.value.is_empty() || name.value.len() > 256 {
-        value.report.error(name.place, "the name must have 1 to 256 letters");
-    }
-    if wanted.value.is_empty() || wanted.value.len() > 4096 {
-        value.report.error(wanted.place, "the value must have 1 to 4096 letters");
-    }
-    let wanted = if by_regex.is_some_and(|by_regex| by_regex.value) {
-        ValueMatch::Regex(pattern(value, wanted)?)
-    } else {
-        ValueMatch::Exact(wanted.value.into())
-    };
-    Some((name, wanted))
-}
-
-fn pattern(value: Value<'_>, source: At<&str>) -> Option<Pattern> {
-    match Pattern::new(source.value) {
-        Ok(pattern) => Some(pattern),
-        Err(_) => {
-            let message = format!("{} is not a regular expression, or too large a one", quoted(source.value));
-            value.report.error_hint(
-                source.place,
-                message,
-                "syntax RE2, at most 1024 letters, 64 KiB compiled",
-            );
-            None
-        }
-    }
 }
 
 #[derive(Clone, Copy)]

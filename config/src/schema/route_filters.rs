@@ -1,12 +1,19 @@
-//! Filters of an HTTPRoute: edits on the way, or an answer.
+//! Filters of a route: edits on the way, an answer, or a copy of the request for another Service.
 
+use super::metadata::Metadata;
+use super::route::target;
 use super::value::{Object, Value};
 use crate::document::quoted;
 use crate::report::At;
 use http::{HeaderName, HeaderValue, StatusCode};
 use std::mem::discriminant;
+use std::time::Duration;
+use weft_model::cors::{Cors, Listed, OriginMatch};
 use weft_model::names::is_subdomain;
-use weft_model::route::{Filter, HeaderEdit, PathEdit, Redirect, Rewrite};
+use weft_model::route::{Filter, Fraction, HeaderEdit, Mirror, PathEdit, Redirect, Rewrite};
+
+/// How long browsers keep the answer to a preflight where nothing is said (the Gateway API's default).
+const CORS_MAX_AGE_DEFAULT: u32 = 5;
 
 /// Header fields that a route may not touch: they frame the message, or are the mesh's own.
 const UNTOUCHABLE: [&str; 9] = [
@@ -27,7 +34,18 @@ enum Kind {
     ResponseHeaders,
     Redirect,
     Rewrite,
+    Mirror,
+    Cors,
     Later,
+}
+
+/// Which kind of route the filters are for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Allowed {
+    /// HTTPRoute: all.
+    Http,
+    /// GRPCRoute: edits of headers, and mirrors.
+    Grpc,
 }
 
 /// Each type with the key that holds what it does.
@@ -36,18 +54,24 @@ const KINDS: [(&str, (Kind, &str)); 8] = [
     ("ResponseHeaderModifier", (Kind::ResponseHeaders, "responseHeaderModifier")),
     ("RequestRedirect", (Kind::Redirect, "requestRedirect")),
     ("URLRewrite", (Kind::Rewrite, "urlRewrite")),
-    ("RequestMirror", (Kind::Later, "requestMirror")),
-    ("CORS", (Kind::Later, "cors")),
+    ("RequestMirror", (Kind::Mirror, "requestMirror")),
+    ("CORS", (Kind::Cors, "cors")),
     ("ExternalAuth", (Kind::Later, "externalAuth")),
     ("ExtensionRef", (Kind::Later, "extensionRef")),
 ];
 
 /// Reads a list of filters. `by_prefix`: the rule has one match, of a path's prefix.
-pub(crate) fn filters(value: Value<'_>, by_prefix: bool) -> Vec<Filter> {
+pub(crate) fn filters(
+    value: Value<'_>,
+    metadata: &Metadata<'_>,
+    allowed: Allowed,
+    by_prefix: bool,
+) -> Vec<Filter> {
     let mut filters: Vec<Filter> = Vec::new();
     for item in value.items(16).unwrap_or_default() {
-        let Some(filter) = filter(item, by_prefix) else { continue };
-        if filters.iter().any(|before| discriminant(before) == discriminant(&filter)) {
+        let Some(filter) = filter(item, metadata, allowed, by_prefix) else { continue };
+        let once = !matches!(filter, Filter::Mirror(_));
+        if once && filters.iter().any(|before| discriminant(before) == discriminant(&filter)) {
             item.error("a filter of this type comes twice");
             continue;
         }
@@ -62,7 +86,7 @@ pub(crate) fn filters(value: Value<'_>, by_prefix: bool) -> Vec<Filter> {
     filters
 }
 
-fn filter(value: Value<'_>, by_prefix: bool) -> Option<Filter> {
+fn filter(value: Value<'_>, metadata: &Metadata<'_>, allowed: Allowed, by_prefix: bool) -> Option<Filter> {
     let object = value.object()?;
     let kind = object.require("type").and_then(|value| value.choice(&KINDS));
     let Some(At { value: (kind, own), place }) = kind else {
@@ -76,6 +100,12 @@ fn filter(value: Value<'_>, by_prefix: bool) -> Option<Filter> {
         if let Some(other) = object.take(key) {
             other.error_hint(format!("`{key}` belongs to a filter of type {name}"), None);
         }
+    }
+    let http_only = matches!(kind, Kind::Redirect | Kind::Rewrite | Kind::Cors);
+    if allowed == Allowed::Grpc && http_only {
+        object.accept(&[own]);
+        value.report.error(place, "a GRPCRoute has no filters of this type");
+        return None;
     }
     if let Kind::Later = kind {
         object.accept(&[own]);
@@ -92,8 +122,91 @@ fn filter(value: Value<'_>, by_prefix: bool) -> Option<Filter> {
             let path = held.take("path").and_then(|value| path_edit(value, by_prefix));
             Some(Filter::Rewrite(Rewrite { hostname, path }))
         }
+        Kind::Mirror => mirror(&held, metadata).map(Filter::Mirror),
+        Kind::Cors => cors(&held).map(Filter::Cors),
         Kind::Later => None,
     }
+}
+
+fn mirror(object: &Object<'_>, metadata: &Metadata<'_>) -> Option<Mirror> {
+    let backend = object.require("backendRef");
+    let percent = object.take("percent").map(|value| value.number(0..=100));
+    let fraction = object.take("fraction").map(|value| {
+        let object = value.object()?;
+        let numerator = object.require("numerator").and_then(|value| value.number(0..=i32::MAX as u32));
+        let denominator = object.take("denominator").map(|value| value.number(1..=i32::MAX as u32));
+        let (numerator, denominator) = (numerator?, denominator.map_or(Some(100), |read| Some(read?.value))?);
+        if numerator.value > denominator {
+            value.report.error(numerator.place, "the fraction is more than 1");
+            return None;
+        }
+        Some(Fraction { numerator: numerator.value, denominator })
+    });
+    let share = match (percent, fraction) {
+        (Some(_), Some(_)) => {
+            object.error("`percent` and `fraction` exclude each other");
+            return None;
+        }
+        (Some(percent), None) => Fraction { numerator: percent?.value, denominator: 100 },
+        (None, Some(fraction)) => fraction?,
+        (None, None) => Fraction::ALL,
+    };
+    let backend = backend?;
+    let (service, port) = target(backend, &backend.object()?, metadata)?;
+    Some(Mirror { service: Some((service, port.value)), share })
+}
+
+fn cors(object: &Object<'_>) -> Option<Cors> {
+    let mut origins = Vec::new();
+    for value in object.take("allowOrigins").and_then(|value| value.items(64)).unwrap_or_default() {
+        let Some(text) = value.text() else { continue };
+        match OriginMatch::parse(text.value) {
+            Some(origin) if origins.contains(&origin) => value.error("the origin comes twice"),
+            Some(origin) => origins.push(origin),
+            None => value.error_hint(
+                format!("{} is not an origin", quoted(text.value)),
+                "write scheme://host, scheme://host:port, scheme://*.domain, or \"*\" alone",
+            ),
+        }
+    }
+    if origins.len() > 1 && origins.contains(&OriginMatch::Any) {
+        object.error("`allowOrigins` has \"*\" beside others, which then mean nothing");
+    }
+    let credentials = object.take("allowCredentials").and_then(Value::flag).is_some_and(|flag| flag.value);
+    let methods = listed(object, "allowMethods", |text| {
+        http::Method::from_bytes(text.as_bytes()).is_ok()
+            && text.bytes().all(|byte| byte.is_ascii_uppercase())
+    });
+    let is_header = |text: &str| text.parse::<HeaderName>().is_ok();
+    let headers = listed(object, "allowHeaders", is_header);
+    let expose = listed(object, "exposeHeaders", is_header);
+    let max_age = match object.take("maxAge") {
+        Some(value) => value.number(1..=i32::MAX as u32)?.value,
+        None => CORS_MAX_AGE_DEFAULT,
+    };
+    let max_age = Duration::from_secs(max_age.into());
+    Some(Cors { origins, credentials, methods, headers, expose, max_age })
+}
+
+// Names, or `*` alone.
+fn listed(object: &Object<'_>, key: &'static str, is_name: impl Fn(&str) -> bool) -> Listed {
+    let mut names: Vec<Box<str>> = Vec::new();
+    let mut any = false;
+    for value in object.take(key).and_then(|value| value.items(64)).unwrap_or_default() {
+        let Some(text) = value.text() else { continue };
+        match text.value {
+            "*" => any = true,
+            name if names.iter().any(|held| held.eq_ignore_ascii_case(name)) => {
+                value.error(format!("{} comes twice", quoted(name)));
+            }
+            name if is_name(name) => names.push(name.into()),
+            name => value.error(format!("{} is not a name that can stand in `{key}`", quoted(name))),
+        }
+    }
+    if any && !names.is_empty() {
+        object.error(format!("`{key}` has \"*\" beside others, which then mean nothing"));
+    }
+    if any { Listed::Any } else { Listed::Names(names) }
 }
 
 fn header_edit(object: &Object<'_>) -> Option<HeaderEdit> {

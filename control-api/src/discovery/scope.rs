@@ -121,8 +121,7 @@ impl Wanted {
             for name in port.routes_for(namespace, own.namespace.as_str()) {
                 let Some(route) = snapshot.mesh().routes.get(name) else { continue };
                 self.names[Kind::Route as usize].insert(name.clone());
-                let backends = route.rules.iter().flat_map(|rule| &rule.backends);
-                for (backend, _) in backends.filter_map(|backend| backend.service.as_ref()) {
+                for (backend, _) in route.targets() {
                     let backend = backend.resource_name();
                     if snapshot.mesh().services.contains_key(&backend) {
                         self.add_destination(&backend, snapshot);

@@ -2,10 +2,11 @@
 
 use super::service::{reference_from_wire, reference_to_wire};
 use super::{Refusal, each, invalid, level, missing, parse, port, provenance_from_wire, provenance_to_wire};
+use crate::cors::{Cors, Listed, OriginMatch};
 use crate::proto::v1;
 use crate::route::{
-    Backend, Filter, HeaderEdit, PathEdit, PathMatch, Pattern, Redirect, Rewrite, Route, RouteMatch,
-    RouteRule, ValueMatch,
+    Backend, Filter, Fraction, HeaderEdit, Mirror, PathEdit, PathMatch, Pattern, Redirect, RetryPolicy,
+    Rewrite, Route, RouteKind, RouteMatch, RouteRule, ValueMatch,
 };
 use http::{HeaderName, HeaderValue, StatusCode};
 use std::time::Duration;
@@ -17,12 +18,23 @@ pub(super) fn to_wire(route: &Route) -> v1::Route {
         name: route.name.to_string(),
         rules: route.rules.iter().map(rule_to_wire).collect(),
         provenance: provenance_to_wire(&route.provenance),
+        kind: match route.kind {
+            RouteKind::Http => v1::RouteKind::Http,
+            RouteKind::Grpc => v1::RouteKind::Grpc,
+        }
+        .into(),
     }
 }
 
 pub(super) fn from_wire(message: v1::Route) -> Result<Route, Refusal> {
     level(message.needs_level)?;
+    let kind = match v1::RouteKind::try_from(message.kind) {
+        Ok(v1::RouteKind::Http) => RouteKind::Http,
+        Ok(v1::RouteKind::Grpc) => RouteKind::Grpc,
+        Ok(v1::RouteKind::Unspecified) | Err(_) => return Err(missing("a route's kind")),
+    };
     Ok(Route {
+        kind,
         namespace: parse(&message.namespace)?,
         name: parse(&message.name)?,
         rules: each(message.rules, rule_from_wire)?,
@@ -48,6 +60,11 @@ fn rule_to_wire(rule: &RouteRule) -> v1::RouteRule {
         request_timeout: rule.request_timeout.map(duration_to_wire),
         backend_request_timeout: rule.backend_request_timeout.map(duration_to_wire),
         provenance: provenance_to_wire(&rule.provenance),
+        retry: rule.retry.as_ref().map(|retry| v1::RetryPolicy {
+            codes: retry.codes.iter().map(|code| u32::from(*code)).collect(),
+            attempts: retry.attempts,
+            backoff: Some(duration_to_wire(retry.backoff)),
+        }),
     }
 }
 
@@ -69,6 +86,19 @@ fn rule_from_wire(message: v1::RouteRule) -> Result<RouteRule, Refusal> {
         request_timeout: message.request_timeout.map(duration_from_wire),
         backend_request_timeout: message.backend_request_timeout.map(duration_from_wire),
         provenance: provenance_from_wire(message.provenance),
+        retry: message.retry.map(retry_from_wire).transpose()?,
+    })
+}
+
+fn retry_from_wire(message: v1::RetryPolicy) -> Result<RetryPolicy, Refusal> {
+    let code = |code: u32| {
+        let code = u16::try_from(code).ok().filter(|code| (400..=599).contains(code));
+        code.ok_or_else(|| invalid("a status to retry is not one of an error"))
+    };
+    Ok(RetryPolicy {
+        codes: each(message.codes, code)?,
+        attempts: message.attempts,
+        backoff: message.backoff.map(duration_from_wire).unwrap_or_default(),
     })
 }
 
@@ -85,6 +115,10 @@ fn match_to_wire(matched: &RouteMatch) -> v1::RouteMatch {
         PathMatch::Exact(text) => v1::path_match::Kind::Exact(text.to_string()),
         PathMatch::Prefix(text) => v1::path_match::Kind::Prefix(text.to_string()),
         PathMatch::Regex(pattern) => v1::path_match::Kind::Regex(pattern.as_str().to_owned()),
+        PathMatch::Rpc { service, method } => v1::path_match::Kind::Rpc(v1::RpcMatch {
+            service: service.as_ref().map(value_to_wire),
+            method: method.as_ref().map(value_to_wire),
+        }),
     };
     v1::RouteMatch {
         path: Some(v1::PathMatch { kind: Some(path) }),
@@ -110,6 +144,13 @@ fn match_from_wire(message: v1::RouteMatch) -> Result<RouteMatch, Refusal> {
         v1::path_match::Kind::Exact(text) => PathMatch::Exact(text.into()),
         v1::path_match::Kind::Prefix(text) => PathMatch::prefix(&text),
         v1::path_match::Kind::Regex(text) => PathMatch::Regex(Pattern::new(&text).map_err(invalid)?),
+        v1::path_match::Kind::Rpc(rpc) => {
+            let part = |part: Option<v1::ValueMatch>| match part {
+                Some(part) => value_from_wire(Some(part)).map(Some),
+                None => Ok(None),
+            };
+            PathMatch::Rpc { service: part(rpc.service)?, method: part(rpc.method)? }
+        }
     };
     Ok(RouteMatch {
         path,
@@ -151,6 +192,20 @@ fn filter_to_wire(filter: &Filter) -> v1::Filter {
             hostname: rewrite.hostname.as_deref().unwrap_or_default().to_owned(),
             path: rewrite.path.as_ref().map(path_edit_to_wire),
         }),
+        Filter::Cors(cors) => v1::filter::Kind::Cors(v1::Cors {
+            origins: cors.origins.iter().map(OriginMatch::text).collect(),
+            credentials: cors.credentials,
+            methods: Some(listed_to_wire(&cors.methods)),
+            headers: Some(listed_to_wire(&cors.headers)),
+            expose: Some(listed_to_wire(&cors.expose)),
+            max_age: Some(duration_to_wire(cors.max_age)),
+        }),
+        Filter::Mirror(mirror) => v1::filter::Kind::Mirror(v1::Mirror {
+            service: mirror.service.as_ref().map(|(name, _)| reference_to_wire(name)),
+            port: mirror.service.as_ref().map_or(0, |(_, port)| (*port).into()),
+            numerator: mirror.share.numerator,
+            denominator: mirror.share.denominator,
+        }),
     };
     v1::Filter { kind: Some(kind) }
 }
@@ -175,7 +230,42 @@ fn filter_from_wire(message: v1::Filter) -> Result<Filter, Refusal> {
             hostname: text(held.hostname),
             path: held.path.map(path_edit_from_wire).transpose()?,
         }),
+        v1::filter::Kind::Cors(held) => Filter::Cors(Cors {
+            origins: each(held.origins, |text| {
+                OriginMatch::parse(&text).ok_or_else(|| invalid("an origin is not one"))
+            })?,
+            credentials: held.credentials,
+            methods: listed_from_wire(held.methods),
+            headers: listed_from_wire(held.headers),
+            expose: listed_from_wire(held.expose),
+            max_age: held.max_age.map(duration_from_wire).unwrap_or_default(),
+        }),
+        v1::filter::Kind::Mirror(held) => {
+            let service = match held.service {
+                Some(service) => Some((reference_from_wire(&service)?, port(held.port)?)),
+                None => None,
+            };
+            let share = Fraction { numerator: held.numerator, denominator: held.denominator };
+            if share.denominator == 0 || share.numerator > share.denominator {
+                return Err(invalid("a mirror's share is not between 0 and 1"));
+            }
+            Filter::Mirror(Mirror { service, share })
+        }
     })
+}
+
+fn listed_to_wire(listed: &Listed) -> v1::Listed {
+    match listed {
+        Listed::Any => v1::Listed { any: true, names: Vec::new() },
+        Listed::Names(names) => {
+            v1::Listed { any: false, names: names.iter().map(ToString::to_string).collect() }
+        }
+    }
+}
+
+fn listed_from_wire(message: Option<v1::Listed>) -> Listed {
+    let message = message.unwrap_or_default();
+    if message.any { Listed::Any } else { Listed::Names(message.names.into_iter().map(Into::into).collect()) }
 }
 
 fn edit_to_wire(edit: &HeaderEdit) -> v1::HeaderEdit {

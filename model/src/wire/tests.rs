@@ -5,6 +5,7 @@ use crate::authentication::{PolicyScope, TlsMode};
 use crate::authorization::{
     Action, Clause, Condition, Operation, RequestPrincipal, Rule, ServiceAccount, Source,
 };
+use crate::cors::{Cors, Listed, OriginMatch};
 use crate::endpoints::{Endpoint, Health, Wire};
 use crate::jwks::{Jwk, KeyMaterial};
 use crate::mesh::OutboundTraffic;
@@ -12,9 +13,10 @@ use crate::names::ServiceName;
 use crate::probe::{Check, GrpcCheck, HttpCheck, PROBES_MAX, Probe};
 use crate::request_authentication::{ClaimHeader, JwtRule, KeySource, TokenPlace};
 use crate::route::{
-    Backend, Filter, HeaderEdit, PathEdit, PathMatch, Pattern, Redirect, Rewrite, RouteMatch,
+    Backend, Filter, Fraction, HeaderEdit, Mirror, PathEdit, PathMatch, Pattern, Redirect, RetryPolicy,
+    Rewrite, RouteMatch,
 };
-use crate::route::{RouteRule, ValueMatch};
+use crate::route::{RouteKind, RouteRule, ValueMatch};
 use crate::service::{Protocol, ServicePort, ServiceTarget};
 use crate::string_match::{PathTemplate, StringMatch};
 use crate::token::Algorithm;
@@ -96,16 +98,28 @@ fn route() -> Route {
         remove: vec!["x-c".parse().unwrap()],
     };
     Route {
+        kind: RouteKind::Http,
         namespace: "shop".parse().unwrap(),
         name: "cart".parse().unwrap(),
         rules: vec![RouteRule {
             name: "all".into(),
-            matches: vec![RouteMatch {
-                path: PathMatch::Regex(Pattern::new("/a.*").unwrap()),
-                headers: vec![("x-a".parse().unwrap(), ValueMatch::Exact("1".into()))],
-                queries: vec![("q".into(), ValueMatch::Regex(Pattern::new("a+").unwrap()))],
-                method: Some(http::Method::GET),
-            }],
+            matches: vec![
+                RouteMatch {
+                    path: PathMatch::Regex(Pattern::new("/a.*").unwrap()),
+                    headers: vec![("x-a".parse().unwrap(), ValueMatch::Exact("1".into()))],
+                    queries: vec![("q".into(), ValueMatch::Regex(Pattern::new("a+").unwrap()))],
+                    method: Some(http::Method::GET),
+                },
+                RouteMatch {
+                    path: PathMatch::Rpc {
+                        service: Some(ValueMatch::Exact("shop.Cart".into())),
+                        method: None,
+                    },
+                    headers: vec![],
+                    queries: vec![],
+                    method: None,
+                },
+            ],
             filters: vec![
                 Filter::RequestHeaders(edit.clone()),
                 Filter::ResponseHeaders(edit),
@@ -120,6 +134,20 @@ fn route() -> Route {
                     hostname: Some("a".into()),
                     path: Some(PathEdit::Prefix("/b".into())),
                 }),
+                Filter::Cors(Cors {
+                    origins: ["https://a", "https://*.b:8443"]
+                        .map(|text| OriginMatch::parse(text).unwrap())
+                        .into(),
+                    credentials: true,
+                    methods: Listed::Any,
+                    headers: Listed::Names(vec!["x-a".into()]),
+                    expose: Listed::default(),
+                    max_age: Duration::from_secs(5),
+                }),
+                Filter::Mirror(Mirror {
+                    service: Some((cart(), 80)),
+                    share: Fraction { numerator: 1, denominator: 1000 },
+                }),
             ],
             backends: vec![
                 Backend { service: Some((cart(), 80)), weight: 9, filters: vec![] },
@@ -127,6 +155,11 @@ fn route() -> Route {
             ],
             request_timeout: Some(Duration::ZERO),
             backend_request_timeout: Some(Duration::from_millis(5)),
+            retry: Some(RetryPolicy {
+                codes: vec![500, 503],
+                attempts: 2,
+                backoff: Duration::from_millis(25),
+            }),
             provenance: Provenance::default(),
         }],
         provenance: Provenance::default(),

@@ -122,6 +122,7 @@ fn service(text: &str, routes: &[&str]) -> Resource {
 fn route(text: &str, backends: &[&str]) -> Resource {
     let (namespace, name) = text.split_once('/').unwrap();
     Resource::Route(Arc::new(Route {
+        kind: weft_model::route::RouteKind::Http,
         namespace: namespace.parse().unwrap(),
         name: name.parse().unwrap(),
         rules: vec![RouteRule {
@@ -143,6 +144,7 @@ fn route(text: &str, backends: &[&str]) -> Resource {
                 .collect(),
             request_timeout: None,
             backend_request_timeout: None,
+            retry: None,
             provenance: Provenance::default(),
         }],
         provenance: Provenance::default(),

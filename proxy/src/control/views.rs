@@ -235,9 +235,8 @@ impl Views {
         let mut named: Vec<(ServiceName, u16)> = routes
             .iter()
             .filter_map(|(_, route)| route.as_ref())
-            .flat_map(|route| &route.rules)
-            .flat_map(|rule| &rule.backends)
-            .filter_map(|backend| backend.service.clone())
+            .flat_map(|route| route.targets())
+            .cloned()
             .collect();
         named.sort();
         named.dedup();

@@ -1,6 +1,7 @@
-//! Route filters: header edits, path and host rewrites, redirects (Gateway API HTTPRouteFilter).
+//! Route filters: header edits, path and host rewrites, redirects, CORS (Gateway API HTTPRouteFilter).
 
 use super::{Headers, Known, RequestHead, Response, StatusCode};
+use weft_model::cors::Cors;
 use weft_model::reason::Reason;
 use weft_model::request::host_of;
 use weft_model::route::{Filter, HeaderEdit, PathMatch, Redirect, Rewrite};
@@ -14,7 +15,13 @@ pub fn apply_to_request(
     for filter in filters {
         match filter {
             Filter::RequestHeaders(edit) => apply_edit(head.headers_mut(), edit),
-            Filter::ResponseHeaders(_) => {}
+            // A mirror is sent by who sends the request.
+            Filter::ResponseHeaders(_) | Filter::Mirror(_) => {}
+            Filter::Cors(cors) => {
+                if let Some(response) = preflight(head, cors) {
+                    return Err(Box::new(response));
+                }
+            }
             Filter::Redirect(redirect) => return Err(Box::new(redirected(head, redirect, matched))),
             Filter::Rewrite(rewrite) => {
                 apply_rewrite(head, rewrite, matched).map_err(|reason| Box::new(Response::local(reason)))?;
@@ -24,13 +31,50 @@ pub fn apply_to_request(
     Ok(())
 }
 
-/// Applies what concerns the answer.
-pub fn apply_to_response(headers: &mut Headers, filters: &[Filter]) {
+/// Applies what concerns the answer. `origin`: of the page that made the request, if one did.
+pub fn apply_to_response(headers: &mut Headers, filters: &[Filter], origin: Option<&str>) {
     for filter in filters {
-        if let Filter::ResponseHeaders(edit) = filter {
-            apply_edit(headers, edit);
+        match filter {
+            Filter::ResponseHeaders(edit) => apply_edit(headers, edit),
+            Filter::Cors(cors) => {
+                // The route's word alone counts: two Allow-Origin fields are none to a browser.
+                headers.retain(|field| !is_cors(field.name));
+                for (name, value) in origin.map(|origin| cors.answer(origin)).unwrap_or_default() {
+                    // Values are the origin, which is visible ASCII, and names.
+                    let _ = headers.append(name, value.as_bytes());
+                }
+            }
+            _ => {}
         }
     }
+}
+
+/// Whether a filter of these says who may read the answer.
+pub fn has_cors(filters: &[Filter]) -> bool {
+    filters.iter().any(|filter| matches!(filter, Filter::Cors(_)))
+}
+
+fn is_cors(name: &[u8]) -> bool {
+    const PREFIX: &[u8] = b"access-control-";
+    name.get(..PREFIX.len()).is_some_and(|head| head.eq_ignore_ascii_case(PREFIX))
+}
+
+/// The answer to a browser that asks before it sends a request (the Fetch standard, "CORS-preflight
+/// request"). `None`: it does not ask.
+fn preflight(head: &RequestHead, cors: &Cors) -> Option<Response> {
+    if head.method != super::Method::OPTIONS {
+        return None;
+    }
+    let text = |name: &str| head.headers().find(name).and_then(|value| std::str::from_utf8(value).ok());
+    let (origin, method) = (text("origin")?, text("access-control-request-method")?);
+    let mut response = Response::empty(StatusCode::NO_CONTENT);
+    let headers = response.head.headers_mut();
+    let set = headers.append_known(Known::XWeftReason, Reason::CorsPreflight.label().as_bytes());
+    for (name, value) in cors.preflight(origin, method, text("access-control-request-headers")) {
+        // What is echoed follows the grammar of values, for it came as one.
+        let _ = headers.append(name, value.as_bytes());
+    }
+    set.is_ok().then_some(response)
 }
 
 fn apply_edit(headers: &mut Headers, edit: &HeaderEdit) {

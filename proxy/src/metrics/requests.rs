@@ -213,6 +213,16 @@ impl RequestMetrics {
             .inc();
     }
 
+    /// Counts a try that an answer's status led to.
+    pub fn retried_status(&self, outcome: &'static str) {
+        self.families.retries.cell(["status", outcome]).inc();
+    }
+
+    /// Counts a copy for a mirror. Rare beside requests, so that no handle is kept.
+    pub fn mirrored(&self, outcome: &'static str) {
+        self.families.mirrors.cell([outcome]).inc();
+    }
+
     /// Counts a decision under that version of the policy. `address` is the deciding policy's, 0 for
     /// none; `name` makes its name.
     pub fn decided(

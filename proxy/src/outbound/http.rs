@@ -5,18 +5,20 @@
 //! | destination | everything after depends on it; unknown ends here |
 //! | hop-by-hop and internal fields removed | before any rule sees them: an application cannot speak as the mesh |
 //! | route: rule, filters, backend | on the request as the application sent it |
-//! | deadline | around all tries, so that retries spend it |
-//! | tries: balancer → pool → wire | each try is another endpoint |
+//! | mirrors | copies of the request as its backend gets it |
+//! | deadline | around all tries, so that retries and the waits between them spend it |
+//! | tries: balancer → pool → wire | each try is another endpoint, where there is one |
 //! | answer: internal fields, filters | what the peer's proxy says of itself stays visible |
 //! | record | last, so that it sees the answer that the application sees |
 
 use super::balancer::Replica;
+use super::replay::Replay;
 use super::retry::{self, TRIES_MAX};
-use super::{DIRECTION, Port, Target, ends_of, target_of};
+use super::{DIRECTION, Port, Target, ends_of, mirror, target_of};
 use crate::exchange::{Logged, Record, RequestBytes, count_request, observe};
 use crate::h1::{Delivered, Handler, SendError};
 use crate::http::respond::{self, strip_internal};
-use crate::http::{Body, Known, Request, RequestHead, Response, filter};
+use crate::http::{Body, Headers, Known, Request, RequestHead, Response, filter};
 use crate::inbound::judge::Marks;
 use crate::metrics::{Ends, ServiceLabels};
 use crate::policy::Asked;
@@ -30,7 +32,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use weft_model::reason::Reason;
 use weft_model::request::HttpFacts;
-use weft_model::route::{Backend, Filter};
+use weft_model::route::{Backend, Filter, Fraction, RetryPolicy, Route};
 use weft_model::route_table::Lookup;
 use weft_model::service::Protocol;
 
@@ -47,10 +49,22 @@ pub struct Outbound {
 struct Plan {
     /// Where it goes.
     port: Rc<Port>,
-    /// Filters of the rule and backend that edit the answer; none on most requests.
-    filters: Vec<Filter>,
+    /// The rule it goes by, if the port has routes.
+    routed: Option<Routed>,
+    /// Where copies of it go; none on most requests.
+    mirrors: Vec<Rc<Port>>,
     timeout: Option<Duration>,
     try_timeout: Option<Duration>,
+}
+
+/// A rule of a route, and what of the request its filters need for the answer.
+struct Routed {
+    route: Arc<Route>,
+    rule: usize,
+    /// The index of the rule's backend; `None`: the Service that was called.
+    backend: Option<usize>,
+    /// The page's origin, where the rule says who may read answers.
+    origin: Option<Box<str>>,
 }
 
 /// How a request fared.
@@ -111,7 +125,7 @@ impl Outbound {
             match model.routes.lookup(&facts) {
                 Lookup::Unrouted => {
                     let timeout = timeout_default;
-                    return Ok(Plan { port, filters: Vec::new(), timeout, try_timeout: None });
+                    return Ok(Plan { port, routed: None, mirrors: Vec::new(), timeout, try_timeout: None });
                 }
                 Lookup::NotFound => return Err(local(Reason::RouteNotFound)),
                 Lookup::Unresolved(_) => return Err(local(Reason::ResourceUnresolved)),
@@ -119,37 +133,55 @@ impl Outbound {
             }
         };
         let (rule, matched) = (chosen.rule, &chosen.matched.path);
+        let origin = filter::has_cors(&rule.filters)
+            .then(|| head.headers().get_str(Known::Origin).map(Box::from))
+            .flatten();
         filter::apply_to_request(head, &rule.filters, matched)?;
-        let backend = self.pick_backend(&rule.backends).ok_or_else(|| local(Reason::BackendInvalid))?;
-        filter::apply_to_request(head, &backend.filters, matched)?;
-        let named = backend.service.as_ref().ok_or_else(|| local(Reason::BackendInvalid))?;
-        let backend_model = model.backends.get(named).ok_or_else(|| local(Reason::BackendInvalid))?;
-        let to = self.worker.destinations.of(&self.worker, backend_model);
+        let backend_of = |service: &Option<_>| {
+            let model = service.as_ref().and_then(|named| model.backends.get(named));
+            model.map(|model| self.worker.destinations.of(&self.worker, model))
+        };
+        let (backend, to) = if rule.backends.is_empty() {
+            // No backends: the rule changes requests on their way to the Service that was called.
+            (None, port.clone())
+        } else {
+            let index = self.pick_backend(&rule.backends).ok_or_else(|| local(Reason::BackendInvalid))?;
+            let backend = &rule.backends[index];
+            filter::apply_to_request(head, &backend.filters, matched)?;
+            (Some(index), backend_of(&backend.service).ok_or_else(|| local(Reason::BackendInvalid))?)
+        };
         // Collected only where there are any: an empty Vec allocates nothing.
-        let filters = rule
-            .filters
-            .iter()
-            .chain(&backend.filters)
-            .filter(|filter| matches!(filter, Filter::ResponseHeaders(_)))
-            .cloned()
-            .collect();
+        let mirrors = rule.filters.iter().filter_map(|filter| match filter {
+            Filter::Mirror(mirror) if self.draws(mirror.share) => backend_of(&mirror.service),
+            _ => None,
+        });
+        let mirrors = mirrors.collect();
         let timeout = match rule.request_timeout {
             Some(Duration::ZERO) => None,
             Some(timeout) => Some(timeout),
             None => timeout_default,
         };
         let try_timeout = rule.backend_request_timeout.filter(|timeout| !timeout.is_zero());
-        Ok(Plan { port: to, filters, timeout, try_timeout })
+        let routed = Routed { route: chosen.route.clone(), rule: chosen.index, backend, origin };
+        Ok(Plan { port: to, routed: Some(routed), mirrors, timeout, try_timeout })
     }
 
-    fn pick_backend<'a>(&self, backends: &'a [Backend]) -> Option<&'a Backend> {
+    /// Whether this request is one of the share.
+    fn draws(&self, share: Fraction) -> bool {
+        let denominator = usize::try_from(share.denominator).unwrap_or(usize::MAX);
+        let drawn = self.worker.random.borrow_mut().below(denominator);
+        share.takes(u32::try_from(drawn).unwrap_or(u32::MAX))
+    }
+
+    /// Draws a backend by weight; its index.
+    fn pick_backend(&self, backends: &[Backend]) -> Option<usize> {
         let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
-        if let [only] = backends {
-            return (total > 0).then_some(only);
+        if backends.len() == 1 {
+            return (total > 0).then_some(0);
         }
         let total = usize::try_from(total).ok().filter(|total| *total > 0)?;
         let mut drawn = self.worker.random.borrow_mut().below(total) as u64;
-        backends.iter().find(|backend| {
+        backends.iter().position(|backend| {
             let weight = u64::from(backend.weight);
             let here = drawn < weight;
             drawn = drawn.saturating_sub(weight);
@@ -163,6 +195,14 @@ impl Outbound {
         let port = &plan.port;
         let method = request.head.method.clone();
         port.budget.deposit();
+        let policy = plan.retry();
+        // What the owner wants tried again must still be there then.
+        let kept = policy.map(|_| {
+            let body = std::mem::take(&mut request.body);
+            let replay = Replay::new(body, None);
+            request.body = replay.body();
+            (request.head.clone(), replay)
+        });
         let mut tried: Vec<Rc<Replica>> = Vec::new();
         let pick = |tried: &[Rc<Replica>]| {
             port.balancer.pick(tried, &mut worker.random.borrow_mut(), Instant::now())
@@ -191,6 +231,27 @@ impl Outbound {
             let error = match sent {
                 Ok(response) => {
                     replica.succeeded();
+                    let again = policy.zip(kept.as_ref()).filter(|(policy, (_, replay))| {
+                        retry::wants_answer(policy, &response, replica.identity.is_some(), tries)
+                            && replay.is_whole()
+                    });
+                    let wait = again.and_then(|(policy, _)| {
+                        retry::wait(policy, tries, response.head.headers(), &mut worker.random.borrow_mut())
+                    });
+                    if let (Some((_, (head, replay))), Some(wait)) = (again, wait) {
+                        if port.budget.withdraw(Instant::now()) {
+                            worker.metrics.retried_status("made");
+                            // Its connection goes with it, or comes back to its pool: not ours to wait for.
+                            drop((response, in_flight));
+                            tokio::time::sleep(wait).await;
+                            tried.push(replica.clone());
+                            request = Request::new(head.clone(), replay.body());
+                            // Where there is no other, the same one may have recovered.
+                            replica = pick(&tried).or_else(|| pick(&[])).unwrap_or(replica);
+                            continue;
+                        }
+                        worker.metrics.retried_status("budget");
+                    }
                     let (replica, in_flight) = (Some(replica), Some(in_flight));
                     return Fared { response, replica, in_flight, reason: None, tries: count(tries) };
                 }
@@ -206,19 +267,33 @@ impl Outbound {
                 replica.failed(Instant::now());
             }
             tried.push(replica.clone());
-            // Another endpoint, else none: what failed here would fail here again.
-            let (again, next) = match (error.request, pick(&tried)) {
-                (Some(back), Some(next)) if retry::is_safe(&method, error.delivered) && tries < TRIES_MAX => {
-                    (back, next)
+            let opted = policy.zip(kept.as_ref()).filter(|(policy, (_, replay))| {
+                retry::wants_failure(policy, &error, tries) && replay.is_whole()
+            });
+            let back = match (error.request, opted) {
+                (Some(back), _) if retry::is_safe(&method, error.delivered) && tries < TRIES_MAX => {
+                    Some(*back)
                 }
-                _ => return Fared::local(error.reason, Some(replica), tries),
+                (_, Some((_, (head, replay)))) => Some(Request::new(head.clone(), replay.body())),
+                _ => None,
+            };
+            // Another endpoint, else none: what failed here would fail here again. One that took too long
+            // or broke off may do better, if its owner says so.
+            let next = pick(&tried).or_else(|| opted.and_then(|_| pick(&[])));
+            let (Some(back), Some(next)) = (back, next) else {
+                return Fared::local(error.reason, Some(replica), tries);
             };
             if !port.budget.withdraw(Instant::now()) {
                 worker.metrics.retried(error.reason, "budget");
                 return Fared::local(Reason::RetryBudgetExhausted, Some(replica), tries);
             }
             worker.metrics.retried(error.reason, "made");
-            request = *again;
+            if let Some((policy, _)) = opted {
+                // Drawn before the wait: others draw during it.
+                let wait = retry::backoff(policy, tries, &mut worker.random.borrow_mut());
+                tokio::time::sleep(wait).await;
+            }
+            request = back;
             replica = next;
         }
     }
@@ -246,6 +321,12 @@ impl Outbound {
     /// The ends of a request that reached no endpoint.
     fn ends_nowhere(&self, service: Arc<ServiceLabels>) -> Rc<Ends> {
         Rc::new(ends_of(&self.worker, service))
+    }
+
+    /// Has the request copied once its body has passed; the body to send instead.
+    fn mirrored(&self, plan: &Plan, head: &RequestHead, body: Body, wire: Wire) -> Body {
+        let (worker, ports, head) = (self.worker.clone(), plan.mirrors.clone(), head.clone());
+        Replay::new(body, Some(Box::new(move |body| mirror::send(&worker, ports, head, body, wire)))).body()
     }
 
     /// An answer of our own, counted and written down.
@@ -291,7 +372,10 @@ impl Handler for Outbound {
             (false, true) => Wire::Http2,
             (false, false) => Wire::Any,
         };
-        let (body, request_bytes) = count_request(body);
+        let (mut body, request_bytes) = count_request(body);
+        if !plan.mirrors.is_empty() && !upgrade {
+            body = self.mirrored(&plan, &head, body, wire);
+        }
         let tries = pin!(self.try_endpoints(&plan, Request::new(head, body), wire));
         let fared = match plan.timeout {
             None => tries.await,
@@ -322,7 +406,9 @@ impl Handler for Outbound {
         if !matches!(response.body, Body::Tunnel(_)) {
             headers.remove_hop_by_hop(false);
         }
-        filter::apply_to_response(headers, &plan.filters);
+        if let Some(routed) = &plan.routed {
+            routed.apply_to_response(headers);
+        }
         observe(response, record)
     }
 
@@ -330,6 +416,23 @@ impl Handler for Outbound {
         let ends = self.ends_nowhere(Arc::default());
         let record = self.record(head.map(Logged::new), Instant::now(), ends, false);
         self.answer(Response::local(reason), reason, record)
+    }
+}
+
+impl Plan {
+    /// What the rule's owner wants tried again.
+    fn retry(&self) -> Option<&RetryPolicy> {
+        self.routed.as_ref().and_then(|routed| routed.route.rules[routed.rule].retry.as_ref())
+    }
+}
+
+impl Routed {
+    fn apply_to_response(&self, headers: &mut Headers) {
+        let rule = &self.route.rules[self.rule];
+        filter::apply_to_response(headers, &rule.filters, self.origin.as_deref());
+        if let Some(backend) = self.backend {
+            filter::apply_to_response(headers, &rule.backends[backend].filters, None);
+        }
     }
 }
 
@@ -351,7 +454,7 @@ fn count(tries: usize) -> u32 {
 
 /// To a plain endpoint there is no choice by load: what the port declares, else HTTP/1.1, but
 /// gRPC only exists over HTTP/2.
-fn plain_wire(wire: Wire, protocol: Protocol) -> Wire {
+pub(super) fn plain_wire(wire: Wire, protocol: Protocol) -> Wire {
     match (wire, protocol) {
         (Wire::Http2, _) => Wire::Http2,
         (Wire::Any, Protocol::Http2 | Protocol::Grpc) => Wire::Http2,

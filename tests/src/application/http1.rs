@@ -34,7 +34,7 @@ pub(super) async fn serve(stream: TcpStream, connection: u64, state: &Arc<State>
             fields: head.fields.clone(),
         });
         state.gate(&head.fields, "x-test-gate").await;
-        let wish = Wish::read(&target, &head.fields);
+        let wish = Wish::read(&state.name, &target, &head.fields);
         let mut answer = Answer { state, head: &head, method: &method, write: &mut write };
         match wish {
             Wish::Close => return Ok(()),

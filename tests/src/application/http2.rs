@@ -52,7 +52,7 @@ async fn exchange(
     });
     state.gate(&fields, "x-test-gate").await;
     let grpc = field(&fields, "content-type").is_some_and(|held| held.starts_with("application/grpc"));
-    let wish = if grpc { Wish::Echo } else { Wish::read(&target, &fields) };
+    let wish = if grpc { Wish::Echo } else { Wish::read(&state.name, &target, &fields) };
     let status = match wish {
         Wish::Text { status } => status,
         _ => 200,

@@ -1,0 +1,271 @@
+//! A request's body that is kept while it passes, so that it can be sent once more: to another
+//! endpoint where the owner of a route wants retries, or to a mirror.
+//!
+//! Only bodies of at most [`REPLAY_BYTES_MAX`] are kept. A longer one goes on as a stream and what was
+//! kept of it is dropped: it is then neither retried nor mirrored. One try reads at a time; what a new
+//! try reads first is what earlier ones have read.
+
+use crate::http::{Body, BodyError, Frame, Headers, LocalBody};
+use bytes::{Bytes, BytesMut};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+/// Larger bodies are streamed. What a form, a JSON call or a unary gRPC message needs; a thousand such
+/// requests in flight are 64 MiB.
+pub const REPLAY_BYTES_MAX: usize = 64 << 10;
+
+/// Called with a whole body, once.
+type Whole = Box<dyn FnOnce(Option<Bytes>)>;
+
+/// A body that can be read again.
+#[derive(Clone)]
+pub struct Replay(Rc<RefCell<Kept>>);
+
+struct Kept {
+    source: Body,
+    length: Option<u64>,
+    chunks: Vec<Bytes>,
+    trailers: Option<Headers>,
+    size: usize,
+    /// All was read.
+    ended: bool,
+    /// Too long to be kept, or broken.
+    lost: bool,
+    whole: Option<Whole>,
+}
+
+/// One reading of it.
+struct Reading {
+    replay: Replay,
+    chunk: usize,
+    bytes: u64,
+    trailers_given: bool,
+}
+
+impl Replay {
+    /// Keeps a body from now on. `whole` is told the body when all of it has passed, or `None` when it
+    /// turned out too long.
+    pub fn new(source: Body, whole: Option<Whole>) -> Self {
+        let length = source.exact_length();
+        let lost = length.is_some_and(|length| length > REPLAY_BYTES_MAX as u64);
+        let replay = Self(Rc::new(RefCell::new(Kept {
+            source,
+            length,
+            chunks: Vec::new(),
+            trailers: None,
+            size: 0,
+            ended: false,
+            lost,
+            whole,
+        })));
+        if lost {
+            replay.0.borrow_mut().tell();
+        }
+        replay
+    }
+
+    /// Whether it can still be read from its beginning.
+    pub fn is_whole(&self) -> bool {
+        !self.0.borrow().lost
+    }
+
+    /// The body, from its beginning.
+    pub fn body(&self) -> Body {
+        if self.0.borrow().length == Some(0) {
+            // Nothing will be read, so that the end is now.
+            let mut kept = self.0.borrow_mut();
+            if kept.source.is_end() {
+                kept.ended = true;
+                kept.tell();
+                return Body::Empty;
+            }
+        }
+        let replay = self.clone();
+        Body::Boxed(Box::new(Reading { replay, chunk: 0, bytes: 0, trailers_given: false }))
+    }
+}
+
+impl Kept {
+    fn tell(&mut self) {
+        let Some(whole) = self.whole.take() else { return };
+        if self.lost {
+            return whole(None);
+        }
+        match self.chunks.as_slice() {
+            [] => whole(Some(Bytes::new())),
+            [only] => whole(Some(only.clone())),
+            many => {
+                let mut all = BytesMut::with_capacity(self.size);
+                many.iter().for_each(|chunk| all.extend_from_slice(chunk));
+                whole(Some(all.freeze()));
+            }
+        }
+    }
+
+    fn keep(&mut self, frame: &Option<Result<Frame, BodyError>>) {
+        match frame {
+            Some(Ok(Frame::Data(data))) => {
+                self.size += data.len();
+                if self.size > REPLAY_BYTES_MAX && !self.lost {
+                    self.lost = true;
+                    self.chunks = Vec::new();
+                    self.tell();
+                }
+                if !self.lost {
+                    self.chunks.push(data.clone());
+                }
+            }
+            Some(Ok(Frame::Trailers(trailers))) => self.trailers = Some(trailers.clone()),
+            Some(Err(_)) => {
+                self.lost = true;
+                // A request that broke off is nobody's to repeat.
+                self.whole = None;
+            }
+            None => {}
+        }
+        if matches!(frame, Some(Ok(Frame::Trailers(_))) | None) || (frame.is_some() && self.source.is_end()) {
+            self.ended = true;
+            self.tell();
+        }
+    }
+}
+
+impl LocalBody for Reading {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        let mut kept = self.replay.0.borrow_mut();
+        if let Some(chunk) = kept.chunks.get(self.chunk) {
+            self.chunk += 1;
+            self.bytes += chunk.len() as u64;
+            return Poll::Ready(Some(Ok(Frame::Data(chunk.clone()))));
+        }
+        if kept.ended {
+            let trailers = if self.trailers_given { None } else { kept.trailers.clone() };
+            self.trailers_given = true;
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::Trailers(trailers))));
+        }
+        let frame = std::task::ready!(kept.source.poll_frame(cx));
+        kept.keep(&frame);
+        self.chunk = kept.chunks.len();
+        match &frame {
+            Some(Ok(Frame::Data(data))) => self.bytes += data.len() as u64,
+            Some(Ok(Frame::Trailers(_))) => self.trailers_given = true,
+            _ => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn exact_length(&self) -> Option<u64> {
+        self.replay.0.borrow().length.map(|length| length.saturating_sub(self.bytes))
+    }
+
+    fn is_end(&self) -> bool {
+        let kept = self.replay.0.borrow();
+        let read = self.chunk >= kept.chunks.len();
+        let ended = kept.ended || kept.source.is_end();
+        read && ended && (kept.trailers.is_none() || self.trailers_given)
+    }
+
+    fn poll_progress(&mut self, cx: &mut Context<'_>) {
+        self.replay.0.borrow_mut().source.poll_progress(cx);
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.replay.0.borrow_mut().source.poll_finish(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+    use std::task::Waker;
+    use weft_model::reason::Reason;
+
+    struct Pieces(VecDeque<Result<&'static [u8], BodyError>>);
+
+    impl LocalBody for Pieces {
+        fn poll_frame(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+            let piece = self.0.pop_front();
+            Poll::Ready(piece.map(|piece| piece.map(|piece| Frame::Data(Bytes::from_static(piece)))))
+        }
+    }
+
+    fn pieces(pieces: &[&'static [u8]]) -> Body {
+        Body::Boxed(Box::new(Pieces(pieces.iter().map(|piece| Ok(*piece)).collect())))
+    }
+
+    fn read(body: &mut Body, frames: usize) -> String {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut all = String::new();
+        for _ in 0..frames {
+            match body.poll_frame(&mut cx) {
+                Poll::Ready(Some(Ok(Frame::Data(data)))) => all.push_str(std::str::from_utf8(&data).unwrap()),
+                Poll::Ready(None) => all.push('.'),
+                other => panic!("{other:?}"),
+            }
+        }
+        all
+    }
+
+    fn told() -> (Rc<RefCell<Vec<Option<Bytes>>>>, Whole) {
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let to = told.clone();
+        (told, Box::new(move |body| to.borrow_mut().push(body)))
+    }
+
+    #[test]
+    fn a_second_reading_begins_with_what_the_first_has_read_and_goes_on() {
+        let (told, whole) = told();
+        let replay = Replay::new(pieces(&[b"one ", b"two ", b"three"]), Some(whole));
+        let mut first = replay.body();
+        assert_eq!(read(&mut first, 2), "one two ");
+        drop(first);
+        assert!(replay.is_whole());
+        assert!(told.borrow().is_empty());
+        assert_eq!(read(&mut replay.body(), 5), "one two three..");
+        assert_eq!(read(&mut replay.body(), 4), "one two three.");
+        assert_eq!(*told.borrow(), [Some(Bytes::from_static(b"one two three"))]);
+    }
+
+    #[test]
+    fn a_long_body_goes_on_and_is_not_kept() {
+        static LONG: [u8; REPLAY_BYTES_MAX] = [b'a'; REPLAY_BYTES_MAX];
+        let (told, whole) = told();
+        let replay = Replay::new(pieces(&[&LONG, b"b", b"c"]), Some(whole));
+        let mut body = replay.body();
+        read(&mut body, 1);
+        assert!(replay.is_whole());
+        assert_eq!(read(&mut body, 3), "bc.");
+        assert!(!replay.is_whole());
+        assert_eq!(*told.borrow(), [None]);
+    }
+
+    #[test]
+    fn a_body_that_breaks_off_is_told_to_nobody() {
+        let (told, whole) = told();
+        let broken = BodyError::aborted(Reason::ConnectionReset);
+        let source = Body::Boxed(Box::new(Pieces([Ok(&b"a"[..]), Err(broken)].into())));
+        let replay = Replay::new(source, Some(whole));
+        let mut body = replay.body();
+        read(&mut body, 1);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(matches!(body.poll_frame(&mut cx), Poll::Ready(Some(Err(_)))));
+        assert!(!replay.is_whole());
+        drop((body, replay));
+        assert!(told.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_body_at_hand_has_its_length_in_every_reading() {
+        let replay = Replay::new(Body::Full(Bytes::from_static(b"1234")), None);
+        let mut first = replay.body();
+        assert_eq!(first.exact_length(), Some(4));
+        assert_eq!(read(&mut first, 2), "1234.");
+        assert!(first.is_end());
+        assert_eq!(replay.body().exact_length(), Some(4));
+        let (told, whole) = told();
+        assert!(matches!(Replay::new(Body::Empty, Some(whole)).body(), Body::Empty));
+        assert_eq!(*told.borrow(), [Some(Bytes::new())]);
+    }
+}

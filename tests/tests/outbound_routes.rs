@@ -1,0 +1,208 @@
+//! Routes beyond choosing a backend: retries that an owner asks for, mirrors, CORS, gRPC, and rules
+//! that change requests on their way to the Service that was called.
+
+use weft_model::reason::Reason;
+use weft_tests::application::Application;
+use weft_tests::client::{Client, Request};
+use weft_tests::http2::{Connection, grpc};
+use weft_tests::mesh::{Builder, Mesh, Workload, route};
+use weft_tests::wait;
+
+/// Two replicas of a cart, and an audit that only routes lead to.
+struct Shop {
+    mesh: Mesh,
+    carts: [Application; 2],
+    audit: Application,
+}
+
+impl Shop {
+    async fn start(kind: &str, rules: &str) -> Self {
+        let carts = [Application::start("one").await, Application::start("two").await];
+        let audit = Application::start("audit").await;
+        let mesh = Builder::default()
+            .service("shop/cart")
+            .service("other/audit")
+            .workload(Workload::new("shop/cart-1").serves(carts[0].address()))
+            .workload(Workload::new("shop/cart-2").serves(carts[1].address()))
+            .workload(Workload::new("other/audit-1").serves(audit.address()))
+            .workload(Workload::new("shop/web-1").calls("shop/cart", 80))
+            .policy("route", &route("cart", "cart", rules).replace("HTTPRoute", kind))
+            .start()
+            .await;
+        Self { mesh, carts, audit }
+    }
+
+    fn web(&self) -> Client {
+        self.mesh.client("shop/web-1")
+    }
+
+    /// How often the carts have seen the request.
+    fn executed(&self, id: &str) -> usize {
+        self.carts.iter().map(|cart| cart.count(id)).sum()
+    }
+}
+
+#[tokio::test]
+async fn a_rule_without_backends_leads_to_the_service_that_was_called() {
+    let rules = "[{ filters: [{ type: ResponseHeaderModifier, responseHeaderModifier: { set: [{ name: x-by, value: route }] } }] }]";
+    let shop = Shop::start("HTTPRoute", rules).await;
+    let response = shop.web().get("http://cart.shop/").await;
+    response.passed();
+    assert_eq!(response.field("x-by"), Some("route"));
+    assert!(["one", "two"].contains(&response.application()));
+}
+
+#[tokio::test]
+async fn a_status_that_the_owner_names_is_tried_on_another_replica_with_the_same_body() {
+    let shop = Shop::start("HTTPRoute", "[{ retry: { codes: [503], attempts: 2, backoff: 1ms } }]").await;
+    // Whichever is asked first, only one of them is ill.
+    for number in 0..20 {
+        let id = format!("ill-{number}");
+        let request =
+            Request::post("http://cart.shop/echo", "order 66").id(&id).field("x-test-status", "one=503");
+        let response = shop.web().send(&request).await;
+        assert_eq!((response.status(), response.text().as_str()), (200, "order 66"));
+        assert!(shop.executed(&id) <= 2);
+    }
+    assert!(shop.carts[0].requests().len() > 1, "the ill replica was asked, too");
+    let retries = shop.mesh.proxy("shop/web-1").metrics().await;
+    assert!(retries.sum("weft_outbound_retries_total", &[("reason", "status"), ("outcome", "made")]) >= 1.0);
+}
+
+#[tokio::test]
+async fn tries_end_with_the_number_that_the_owner_gave_and_the_last_answer_is_passed_on() {
+    let shop = Shop::start("HTTPRoute", "[{ retry: { codes: [503], attempts: 3, backoff: 1ms } }]").await;
+    let response = shop.web().send(&Request::post("http://cart.shop/status/503", "x").id("all")).await;
+    assert_eq!((response.status(), response.reason()), (503, None));
+    assert_eq!(shop.executed("all"), 4);
+    let response = shop.web().send(&Request::post("http://cart.shop/status/500", "x").id("other")).await;
+    assert_eq!(response.status(), 500);
+    assert_eq!(shop.executed("other"), 1, "a status that is not named is not retried");
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_more_time_than_a_retry_is_worth_is_not_asked_again() {
+    let shop = Shop::start("HTTPRoute", "[{ retry: { codes: [503], attempts: 3, backoff: 1ms } }]").await;
+    let request =
+        Request::get("http://cart.shop/status/503").id("later").field("x-test-field", "retry-after=3600");
+    assert_eq!(shop.web().send(&request).await.status(), 503);
+    assert_eq!(shop.executed("later"), 1);
+}
+
+#[tokio::test]
+async fn a_post_whose_connection_breaks_is_tried_again_only_if_its_owner_says_so() {
+    let rules = "[{ matches: [{ path: { value: /close } }], retry: { attempts: 2, backoff: 1ms } }, {}]";
+    let shop = Shop::start("HTTPRoute", rules).await;
+    shop.web()
+        .send(&Request::post("http://cart.shop/close", "x").id("opted"))
+        .await
+        .refused_with(Reason::ConnectionReset);
+    assert_eq!(shop.executed("opted"), 3);
+    let cut = shop.web().send(&Request::post("http://cart.shop/close?", "x").id("same")).await;
+    cut.refused_with(Reason::ConnectionReset);
+    let shop = Shop::start("HTTPRoute", "[{}]").await;
+    shop.web()
+        .send(&Request::post("http://cart.shop/close", "x").id("plain"))
+        .await
+        .refused_with(Reason::ConnectionReset);
+    assert_eq!(shop.executed("plain"), 1);
+}
+
+#[tokio::test]
+async fn a_body_too_long_to_keep_is_streamed_and_not_tried_again() {
+    let shop = Shop::start("HTTPRoute", "[{ retry: { codes: [503], attempts: 3, backoff: 1ms } }]").await;
+    let body = vec![b'a'; 200_000];
+    let response =
+        shop.web().send(&Request::post("http://cart.shop/status/503", body.clone()).id("long")).await;
+    assert_eq!(response.status(), 503);
+    assert_eq!(shop.executed("long"), 1);
+    let response = shop.web().send(&Request::post("http://cart.shop/discard", body).id("sent")).await;
+    response.passed();
+    assert!(response.text().contains("200000"), "{}", response.text());
+}
+
+#[tokio::test]
+async fn mirrors_get_copies_and_never_change_the_answer() {
+    let rules = "[{ matches: [{ path: { value: /none } }], filters: [{ type: RequestMirror, requestMirror: { backendRef: { name: \
+                 audit, namespace: other, port: 80 }, percent: 0 } }] }, { filters: [{ type: RequestMirror, requestMirror: { \
+                 backendRef: { name: audit, namespace: other, port: 80 } } }] }]";
+    let shop = Shop::start("HTTPRoute", rules).await;
+    let web = shop.web();
+    for (id, request) in [
+        ("get", Request::get("http://cart.shop/items?x=1")),
+        ("post", Request::post("http://cart.shop/echo", "the body")),
+        ("none", Request::get("http://cart.shop/none")),
+    ] {
+        let response = web.send(&request.id(id).field("x-test-status", "audit=500")).await;
+        response.passed();
+        assert_ne!(response.application(), "audit");
+        assert_eq!(shop.executed(id), 1);
+    }
+    wait::until("both copies arrive", async || shop.audit.count("get") == 1 && shop.audit.count("post") == 1)
+        .await;
+    assert_eq!(shop.audit.request("get").target, "/items?x=1");
+    assert_eq!(shop.audit.request("post").field("content-length"), Some("8"));
+    // A mirror that is gone is nobody's business.
+    shop.audit.stop();
+    for number in 0..5 {
+        web.send(&Request::get("http://cart.shop/items").id(&format!("gone-{number}"))).await.passed();
+    }
+    let metrics = shop.mesh.proxy("shop/web-1");
+    wait::until("the copies are counted", async || {
+        let metrics = metrics.metrics().await;
+        metrics.sum("weft_outbound_mirrors_total", &[("outcome", "sent")]) >= 2.0
+            && metrics.sum("weft_outbound_mirrors_total", &[]) == 7.0
+    })
+    .await;
+    assert_eq!(shop.audit.count("none"), 0);
+    assert_eq!(shop.audit.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_are_told_what_they_may_do() {
+    let rules = "[{ filters: [{ type: CORS, cors: { allowOrigins: [\"https://*.shop.example\"], allowMethods: [PUT], \
+                 exposeHeaders: [x-total], maxAge: 60 } }] }]";
+    let shop = Shop::start("HTTPRoute", rules).await;
+    let web = shop.web();
+    let ask = |origin: &str| {
+        Request::new("OPTIONS", "http://cart.shop/")
+            .field("origin", origin)
+            .field("access-control-request-method", "PUT")
+    };
+    let preflight = web.send(&ask("https://www.shop.example")).await;
+    assert_eq!((preflight.status(), preflight.reason()), (204, Some(Reason::CorsPreflight)));
+    assert_eq!(preflight.field("access-control-allow-origin"), Some("https://www.shop.example"));
+    assert_eq!(preflight.field("access-control-allow-methods"), Some("PUT"));
+    assert_eq!(preflight.field("access-control-max-age"), Some("60"));
+    let other = web.send(&ask("https://evil.example")).await;
+    assert_eq!(other.field("access-control-allow-origin"), None);
+    assert!(shop.carts.iter().all(|cart| cart.requests().is_empty()), "the mesh answers by itself");
+    let page = Request::get("http://cart.shop/")
+        .field("origin", "https://www.shop.example")
+        .field("x-test-field", "access-control-allow-origin=*");
+    let response = web.send(&page).await;
+    response.passed();
+    assert_eq!(response.field("access-control-allow-origin"), Some("https://www.shop.example"));
+    assert_eq!(response.field("access-control-expose-headers"), Some("x-total"));
+    let evil = web.send(&Request::get("http://cart.shop/").field("origin", "https://evil.example")).await;
+    assert_eq!(evil.field("access-control-allow-origin"), None);
+}
+
+#[tokio::test]
+async fn grpc_calls_are_routed_by_service_and_method() {
+    let rules = "[{ matches: [{ method: { service: shop.Cart, method: Audit } }], backendRefs: [{ name: audit, namespace: \
+                 other, port: 80 }] }, { matches: [{ method: { service: shop.Cart } }] }]";
+    let shop = Shop::start("GRPCRoute", rules).await;
+    let client = Connection::open(shop.web().address()).await;
+    for (path, audit) in [("/shop.Cart/Audit", true), ("/shop.Cart/Get", false)] {
+        let request = grpc("cart.shop", path).header("x-request-id", path).body(()).unwrap();
+        let whole = client.start(request, true).await.unwrap().whole().await.unwrap();
+        assert_eq!((whole.status(), whole.field("x-weft-reason")), (200, None), "{path}");
+        assert_eq!(shop.audit.count(path) == 1, audit, "{path}");
+        assert_eq!(shop.executed(path) == 1, !audit, "{path}");
+    }
+    let request = grpc("cart.shop", "/shop.Other/Get").body(()).unwrap();
+    let whole = client.start(request, true).await.unwrap().whole().await.unwrap();
+    assert_eq!(whole.field("grpc-status"), Some("12"));
+    assert_eq!(whole.field("x-weft-reason"), Some(Reason::RouteNotFound.label()));
+}
