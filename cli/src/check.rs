@@ -8,6 +8,7 @@ mod sarif;
 use crate::input;
 use clap::ValueEnum;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use weft_config::{Compilation, Diagnostic, Severity, SourceFile, render};
@@ -51,6 +52,8 @@ struct Summary {
 #[derive(Serialize)]
 struct Answer<'a> {
     diagnostics: &'a [Diagnostic],
+    /// How many workloads each policy binds, those that are refused included.
+    bound: BTreeMap<&'a str, usize>,
     summary: &'a Summary,
 }
 
@@ -80,7 +83,16 @@ fn root(paths: &[PathBuf]) -> String {
 }
 
 fn json(compilation: &Compilation, summary: &Summary) -> String {
-    input::json(&Answer { diagnostics: &compilation.diagnostics, summary })
+    let mesh = &compilation.mesh;
+    let held = mesh.authorizations.keys().chain(mesh.peer_authentications.keys());
+    let mut bound: BTreeMap<&str, usize> = held.map(|name| (name.as_str(), 0)).collect();
+    for workload in mesh.workloads.values() {
+        let names = workload.authorizations.iter().chain(&workload.peer_authentications);
+        for name in names.chain(&workload.request_authentications) {
+            *bound.entry(name.as_str()).or_default() += 1;
+        }
+    }
+    input::json(&Answer { diagnostics: &compilation.diagnostics, bound, summary })
 }
 
 fn text(files: &[SourceFile], compilation: &Compilation, summary: &Summary, colour: bool) -> String {
@@ -160,6 +172,7 @@ mod tests {
         assert_eq!(answer["diagnostics"][0]["severity"], "warning");
         assert_eq!(answer["diagnostics"][0]["line"], 4);
         assert_eq!(answer["diagnostics"][0]["path"], "spec.rules");
+        assert_eq!(answer["bound"]["AuthorizationPolicy/default/a"], 0);
         assert_eq!(answer["summary"]["authorizationPolicies"], 1);
         assert_eq!(answer["summary"]["peerAuthenticationDefault"], "STRICT");
     }

@@ -220,6 +220,11 @@ impl Question {
         if let Some(ip) = self.from.ip {
             text += &format!(" --ip {ip}");
         }
+        if let Some(claims) = &self.from.claims {
+            for (name, value) in claims.all.iter() {
+                text += &format!(" --claim '{name}={}'", value.as_text().unwrap_or("…"));
+            }
+        }
         text += &format!(" --to {}", shown_destination(&self.to));
         match &self.ask {
             Ask::Tcp => text += " --tcp",

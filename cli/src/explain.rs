@@ -4,7 +4,7 @@
 //! so, and the route that is taken. Exit code 0: answered, whatever the answer; 2: no answer.
 
 use crate::input;
-use crate::judge::{Answer, Branch, Judge, Local, Outcome, Prepared, describe, place_of, tls_origin};
+use crate::judge::{Answer, Branch, Judge, Local, Outcome, Prepared, describe, notes, tls_origin};
 use crate::query::{From, Request};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -95,6 +95,10 @@ struct EndpointsSaid {
     policy: Option<String>,
     rule: Option<usize>,
     place: Option<String>,
+    /// The ALLOW rule that failed on least, where none matched.
+    nearest_miss: Option<String>,
+    /// Audits, and what dry runs would change.
+    notes: Vec<String>,
     tls_mode: &'static str,
     tls_origin: String,
     /// How the request comes to the endpoint.
@@ -192,7 +196,8 @@ impl BackendSaid {
         for (end, answer) in &branch.ends {
             let port = end.endpoint.address.port();
             let mutual = end.is_mutual(prepared.caller.proxied);
-            let said = EndpointsSaid::new(judge, end.own, port, mutual, answer);
+            let mut said = EndpointsSaid::new(judge, end.own, port, mutual, answer);
+            said.nearest_miss = prepared.nearest_miss(branch, end, answer);
             let workload = format!("{}:{port}", end.endpoint.uid);
             match endpoints.iter_mut().find(|held| held.is_alike(&said)) {
                 Some(held) => held.workloads.push(workload),
@@ -236,6 +241,12 @@ impl BackendSaid {
         for held in &self.endpoints {
             let _ = writeln!(text, "  {:6} at {}", held.verdict.to_uppercase(), held.workloads.join(", "));
             let _ = writeln!(text, "         {}", held.why);
+            if let Some(nearest) = &held.nearest_miss {
+                let _ = writeln!(text, "         nearest: {nearest}");
+            }
+            for note in &held.notes {
+                let _ = writeln!(text, "         {note}");
+            }
             let _ = writeln!(
                 text,
                 "         TLS mode {} ({}); the request comes {}",
@@ -255,7 +266,9 @@ impl EndpointsSaid {
             why: describe(answer),
             policy: decider.map(|held| format!("{}/{}", held.policy.namespace, held.policy.name)),
             rule: decider.map(|held| held.rule),
-            place: decider.as_ref().map(place_of),
+            place: decider.map(|held| format!("{}:{}", held.provenance().file, held.provenance().line)),
+            nearest_miss: None,
+            notes: notes(answer),
             tls_mode: match own.tls.of_port(port) {
                 TlsMode::Strict => "STRICT",
                 TlsMode::Permissive => "PERMISSIVE",
@@ -267,8 +280,10 @@ impl EndpointsSaid {
     }
 
     fn is_alike(&self, other: &Self) -> bool {
-        (self.verdict, &self.why, self.tls_mode, &self.tls_origin, self.transport)
-            == (other.verdict, &other.why, other.tls_mode, &other.tls_origin, other.transport)
+        let told = |held: &Self| (held.why.clone(), held.nearest_miss.clone(), held.notes.clone());
+        (self.verdict, self.tls_mode, &self.tls_origin, self.transport)
+            == (other.verdict, other.tls_mode, &other.tls_origin, other.transport)
+            && told(self) == told(other)
     }
 }
 

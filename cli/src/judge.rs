@@ -11,7 +11,7 @@ mod why;
 
 pub(crate) use inbound::{Answer, Own};
 pub(crate) use question::{Caller, Unanswerable};
-pub(crate) use why::{describe, place_of, tls_origin};
+pub(crate) use why::{describe, notes, tls_origin};
 
 use std::collections::HashMap;
 use weft_config::case::{Ask, Destination, Fate};

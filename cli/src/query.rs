@@ -1,8 +1,11 @@
 //! A request as it is asked for on the command line; `explain` and `who-can` share it.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use weft_config::case::{Ask, Caller, Destination, Who};
+use weft_model::json::Members;
 use weft_model::names::{ServiceName, WorkloadUid};
+use weft_model::token::Claims;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Request {
@@ -49,6 +52,9 @@ pub(crate) struct From {
     /// The client's address, where it is another than the workload's
     #[arg(long)]
     ip: Option<IpAddr>,
+    /// A claim of the token that the request carries; a name that is repeated is a list
+    #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = claim)]
+    claims: Vec<(String, String)>,
     /// The client has no proxy: it proves nothing
     #[arg(long)]
     plaintext: bool,
@@ -61,8 +67,39 @@ impl From {
         if self.plaintext && matches!(who, Who::Identity(_)) {
             return Err("a plaintext client proves no principal: name a workload, or nobody".to_owned());
         }
-        Ok(Caller { who, ip: self.ip, plaintext: self.plaintext })
+        Ok(Caller { who, ip: self.ip, claims: self.token()?, plaintext: self.plaintext })
     }
+}
+
+impl From {
+    // The claims as a token carries them.
+    fn token(&self) -> Result<Option<Claims>, String> {
+        if self.claims.is_empty() {
+            return Ok(None);
+        }
+        let mut members: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (name, value) in &self.claims {
+            members.entry(name).or_default().push(value);
+        }
+        let one_or_all = |values: Vec<&str>| match values[..] {
+            [only] => serde_json::json!(only),
+            _ => serde_json::json!(values),
+        };
+        let members: serde_json::Map<_, _> =
+            members.into_iter().map(|(name, values)| (name.to_owned(), one_or_all(values))).collect();
+        let text = serde_json::Value::Object(members).to_string();
+        let members = Members::parse(text.as_bytes()).map_err(|error| error.to_string())?;
+        let claims = Claims::new(members).map_err(|error| error.to_string())?;
+        if claims.issuer().is_none() {
+            return Err("a token has an issuer: say --claim iss=…".to_owned());
+        }
+        Ok(Some(claims))
+    }
+}
+
+fn claim(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn who(text: &str) -> Result<Who, String> {

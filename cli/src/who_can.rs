@@ -72,13 +72,13 @@ fn answer(arguments: &Arguments) -> Result<String, String> {
     let judge = Judge::new(input::load(&arguments.paths)?.mesh);
     let mut callers: BTreeMap<(Option<String>, Said), Vec<String>> = BTreeMap::new();
     for (uid, workload) in &judge.mesh.workloads {
-        let from = Caller { who: Who::Workload(uid.clone()), ip: None, plaintext: false };
+        let from = Caller { who: Who::Workload(uid.clone()), ip: None, claims: None, plaintext: false };
         let proxied = !judge.mesh.plain.contains(uid);
         let principal = proxied.then(|| workload.identity().principal().to_owned());
         let said = said(&judge, &from, &arguments.request)?;
         callers.entry((principal, said)).or_default().push(uid.to_string());
     }
-    let nobody = |who: Who, plaintext| Caller { who, ip: arguments.ip, plaintext };
+    let nobody = |who: Who, plaintext| Caller { who, ip: arguments.ip, claims: None, plaintext };
     // A name that is too long to be anybody's.
     let unknown = "x".repeat(63);
     let account = |text: &str| text.parse().map_err(|_| "a long name must be a name".to_owned());

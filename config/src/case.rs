@@ -8,6 +8,7 @@ use weft_model::authorization::Provenance;
 use weft_model::names::{Name, Namespace, ServiceName, WorkloadUid};
 use weft_model::reason::Reason;
 use weft_model::spiffe::SpiffeId;
+use weft_model::token::Claims;
 
 /// One request and what is expected of it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -35,6 +36,8 @@ pub struct Caller {
     pub who: Who,
     /// Its address; by default the workload's.
     pub ip: Option<IpAddr>,
+    /// The claims of a token whose signature and time are good, at a place where it is looked for.
+    pub claims: Option<Claims>,
     /// Without a proxy of the mesh: no identity is proven and no route applies.
     pub plaintext: bool,
 }
@@ -101,6 +104,10 @@ pub struct Expectation {
     pub policy: Option<String>,
     /// The index of its rule.
     pub rule: Option<usize>,
+    /// What would become of it with the dry runs enforced.
+    pub dry_run: Option<Fate>,
+    /// The AUDIT policy that matches, `NAMESPACE/NAME`, or `none`.
+    pub audit: Option<String>,
     /// The route that is taken, `NAMESPACE/NAME`; empty: none.
     pub route: Option<String>,
     /// The index of its rule.
@@ -142,6 +149,8 @@ impl Expectation {
             reason: None,
             policy: None,
             rule: None,
+            dry_run: None,
+            audit: None,
             route: None,
             route_rule: None,
             backends: None,

@@ -15,6 +15,7 @@ mod probes;
 mod request_authentication;
 mod routes;
 mod services;
+mod shadow;
 
 use crate::report::Report;
 use crate::schema::Documents;

@@ -8,13 +8,15 @@ use super::Question;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use weft_config::case::{Ask, Caller, Destination, Who};
-use weft_model::authorization::{Authorization, Clause, Condition};
+use weft_model::authorization::{Authorization, Clause, Condition, RequestPrincipal, ServiceAccount};
+use weft_model::json::Members;
 use weft_model::mesh::Mesh;
 use weft_model::names::ResourceName;
 use weft_model::route::{PathMatch, Route, ValueMatch};
 use weft_model::service::{Service, ServicePort, ServiceTarget};
 use weft_model::spiffe::SpiffeId;
 use weft_model::string_match::StringMatch;
+use weft_model::token::Claims;
 
 /// What stands for "anything that no policy mentions".
 const OTHER: &str = "weft-diff-other";
@@ -54,6 +56,10 @@ struct Values {
     methods: BTreeSet<String>,
     paths: BTreeSet<String>,
     fields: BTreeSet<(String, String)>,
+    /// Issuers of tokens with an audience that their rule takes.
+    issuers: BTreeSet<(String, Option<String>)>,
+    subjects: BTreeSet<String>,
+    claims: BTreeSet<(Vec<String>, String)>,
 }
 
 impl Values {
@@ -77,6 +83,17 @@ impl Values {
             .filter(|slice| targets.contains(&(slice.target.clone(), slice.port)))
             .flat_map(|slice| &slice.endpoints);
         for workload in endpoints.filter_map(|endpoint| mesh.workloads.get(&endpoint.uid)) {
+            for policy in workload
+                .request_authentications
+                .iter()
+                .filter_map(|name| mesh.request_authentications.get(name))
+            {
+                let issuers = policy
+                    .rules
+                    .iter()
+                    .map(|rule| (rule.issuer.to_string(), rule.audiences.first().map(ToString::to_string)));
+                self.issuers.extend(issuers);
+            }
             for name in workload.authorizations.iter().filter(|name| seen.insert((*name).clone())) {
                 if let Some(policy) = mesh.authorizations.get(name) {
                     self.policy(policy);
@@ -90,13 +107,10 @@ impl Values {
             for source in &rule.sources {
                 texts(&source.principals, &mut self.principals);
                 texts(&source.namespaces, &mut self.namespaces);
-                let accounts = source.service_accounts.any.iter().chain(&source.service_accounts.not);
-                self.principals
-                    .extend(accounts.map(|account| {
-                        format!("cluster.local/ns/{}/sa/{}", account.namespace, account.name)
-                    }));
+                self.accounts(&source.service_accounts);
                 self.blocks(&source.ip_blocks);
                 self.blocks(&source.remote_ip_blocks);
+                self.request_principals(&source.request_principals);
             }
             for operation in &rule.operations {
                 texts(&operation.hosts, &mut self.hosts);
@@ -117,11 +131,59 @@ impl Values {
                 texts(clause, &mut values);
                 self.fields.extend(values.into_iter().map(|value| (name.to_string(), value)));
             }
+            Condition::SourceServiceAccount(clause) => self.accounts(clause),
+            Condition::RequestPrincipal(clause) => self.request_principals(clause),
+            Condition::RequestClaim(path, clause) => {
+                let mut values = BTreeSet::new();
+                texts(clause, &mut values);
+                let path: Vec<_> = path.iter().map(ToString::to_string).collect();
+                self.claims.extend(values.into_iter().map(|value| (path.clone(), value)));
+            }
             Condition::SourcePrincipal(clause) => texts(clause, &mut self.principals),
             Condition::SourceNamespace(clause) => texts(clause, &mut self.namespaces),
             Condition::SourceIp(clause) | Condition::RemoteIp(clause) => self.blocks(clause),
             _ => {}
         }
+    }
+
+    fn accounts(&mut self, clause: &Clause<ServiceAccount>) {
+        let principal =
+            |held: &ServiceAccount| format!("cluster.local/ns/{}/sa/{}", held.namespace, held.name);
+        self.principals.extend(clause.any.iter().chain(&clause.not).map(principal));
+    }
+
+    fn request_principals(&mut self, clause: &Clause<RequestPrincipal>) {
+        for held in clause.any.iter().chain(&clause.not) {
+            let one = Clause { any: vec![held.subject.clone()], not: Vec::new() };
+            texts(&one, &mut self.subjects);
+        }
+    }
+
+    // None, and tokens that rules may tell apart: of each issuer, with what rules mention one at a time.
+    fn tokens(&self) -> Vec<Option<Claims>> {
+        let mut all = vec![None];
+        for (issuer, audience) in &self.issuers {
+            let token = |subject: &str| {
+                let mut members = serde_json::Map::new();
+                members.insert("iss".to_owned(), issuer.as_str().into());
+                members.insert("sub".to_owned(), subject.into());
+                members.extend(audience.iter().map(|audience| ("aud".to_owned(), audience.as_str().into())));
+                members
+            };
+            let subjects = self.subjects.iter().map(String::as_str).chain([OTHER]);
+            all.extend(subjects.map(|subject| read(token(subject))));
+            for (path, value) in &self.claims {
+                let Some((first, rest)) = path.split_first() else { continue };
+                let inner = serde_json::Value::from(value.as_str());
+                let nested = rest.iter().rev().fold(inner, |inner, name| {
+                    serde_json::Value::Object([(name.clone(), inner)].into_iter().collect())
+                });
+                let mut members = token(OTHER);
+                members.insert(first.clone(), nested);
+                all.push(read(members));
+            }
+        }
+        all
     }
 
     fn blocks(&mut self, clause: &Clause<ipnet::IpNet>) {
@@ -172,7 +234,8 @@ impl Values {
         let paths: Vec<_> = paths.into_iter().filter(|path| is_path(path)).collect();
         let fields: Vec<_> = std::iter::once(None).chain(self.fields.iter().map(Some)).collect();
         let hosts: Vec<_> = std::iter::once(None).chain(self.hosts.iter().map(Some)).collect();
-        let sizes = [callers.len(), methods.len(), paths.len(), fields.len(), hosts.len()];
+        let tokens = self.tokens();
+        let sizes = [callers.len(), methods.len(), paths.len(), fields.len(), hosts.len(), tokens.len()];
         let total = sizes.iter().fold(1_usize, |total, size| total.saturating_mul(*size));
         // A stride that shares no factor with the sizes visits every value of each of them.
         let mut stride = total.div_ceil(most.max(1)).max(1);
@@ -194,7 +257,8 @@ impl Values {
                 headers: fields[digit(fields.len())].iter().map(|field| (*field).clone()).collect(),
                 host: hosts[digit(hosts.len())].cloned(),
             };
-            let from = callers[digit(callers.len())].clone();
+            let claims = tokens[digit(tokens.len())].clone();
+            let from = Caller { claims, ..callers[digit(callers.len())].clone() };
             all.push(Question { from, to: to.clone(), ask });
             taken += 1;
             index = index.saturating_add(stride);
@@ -214,7 +278,7 @@ fn callers(sets: [&Mesh; 2], values: &Values) -> Vec<Caller> {
         for (uid, workload) in &mesh.workloads {
             let who = Who::Workload(uid.clone());
             if mesh.plain.contains(uid) {
-                plain.push(Caller { who, ip: None, plaintext: true });
+                plain.push(Caller { who, ip: None, claims: None, plaintext: true });
             } else {
                 identities.entry(workload.identity()).or_insert(who);
             }
@@ -236,12 +300,12 @@ fn callers(sets: [&Mesh; 2], values: &Values) -> Vec<Caller> {
         .into_values()
         .map(|who| {
             let ip = if matches!(who, Who::Workload(_)) { None } else { first.or(Some(UNMENTIONED)) };
-            Caller { who, ip, plaintext: false }
+            Caller { who, ip, claims: None, plaintext: false }
         })
         .collect();
     all.extend(plain);
     for address in values.addresses.iter().copied().chain([UNMENTIONED]) {
-        all.push(Caller { who: nobody.clone(), ip: Some(address), plaintext: true });
+        all.push(Caller { who: nobody.clone(), ip: Some(address), claims: None, plaintext: true });
         let stranger = all.iter().find(|caller| matches!(caller.who, Who::Identity(_))).cloned();
         all.extend(stranger.map(|caller| Caller { ip: Some(address), ..caller }));
     }
@@ -250,6 +314,11 @@ fn callers(sets: [&Mesh; 2], values: &Values) -> Vec<Caller> {
 
 /// An address of a block that is set aside for documents (RFC 5737).
 const UNMENTIONED: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+fn read(members: serde_json::Map<String, serde_json::Value>) -> Option<Claims> {
+    let text = serde_json::Value::Object(members).to_string();
+    Members::parse(text.as_bytes()).ok().and_then(|members| Claims::new(members).ok())
+}
 
 fn texts(clause: &Clause<StringMatch>, into: &mut BTreeSet<String>) {
     for pattern in clause.any.iter().chain(&clause.not) {

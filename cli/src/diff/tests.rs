@@ -115,3 +115,28 @@ fn what_is_left_out_is_told() {
     let (text, _) = differing(&policy(NARROW), &policy(WIDE), few);
     assert!(text.contains("combinations were left out (--requests-max)"), "{text}");
 }
+
+#[test]
+fn rules_on_tokens_are_told_apart_by_generated_claims() {
+    let tokens = "---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: t, namespace: shop}\n\
+                  spec: {jwtRules: [{issuer: 'https://a.example', audiences: [api], jwks: \
+                  '{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"kid\":\"1\",\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}]}'}]}\n";
+    for (before, after) in [
+        (
+            "{from: [{source: {requestPrincipals: ['https://a.example/ada']}}]}",
+            "{from: [{source: {requestPrincipals: ['https://a.example/*']}}]}",
+        ),
+        (
+            "{when: [{key: 'request.auth.claims[groups]', values: [a]}]}",
+            "{when: [{key: 'request.auth.claims[groups]', values: [a, b]}]}",
+        ),
+        (
+            "{when: [{key: 'request.auth.claims[realm][role]', values: [a]}]}",
+            "{when: [{key: 'request.auth.claims[realm][role]', values: [a, b]}]}",
+        ),
+    ] {
+        let with = |rule: &str| format!("{}{tokens}", policy(rule));
+        let (text, code) = differing(&with(before), &with(after), |_| {});
+        assert!(code == 1 && text.contains("--claim 'iss=https://a.example'"), "{before} -> {after}\n{text}");
+    }
+}

@@ -1,31 +1,36 @@
 //! One endpoint's answer: what the proxy beside it would say.
 
-use super::{End, Prepared};
+use super::{Branch, End, Prepared};
 use std::sync::Arc;
 use weft_config::case::Fate;
 use weft_model::authentication::{TlsMode, TlsModes};
-use weft_model::authorization::{Authorization, AuthorizationSet, Condition, Decider, Facts, Verdict};
+use weft_model::authorization::{
+    Authorization, AuthorizationSet, Condition, Decider, Facts, Judgement, Verdict,
+};
 use weft_model::endpoints::Wire;
 use weft_model::mesh::Mesh;
 use weft_model::path::{self, PathError};
 use weft_model::reason::Reason;
 use weft_model::request::{ConnectionFacts, HttpFacts};
+use weft_model::request_authentication::RequestAuthenticationSet;
+use weft_model::token::VerifiedToken;
 use weft_model::workload::Workload;
 use weft_proxy::http::RequestHead;
 use weft_proxy::inbound::judge::remote_address;
+use weft_proxy::inbound::token::{self, TokenCache};
 
 /// What binds one workload.
 pub(crate) struct Own {
     pub(crate) workload: Arc<Workload>,
     pub(crate) authorization: AuthorizationSet,
     pub(crate) tls: TlsModes,
+    tokens: Arc<RequestAuthenticationSet>,
+    cache: TokenCache,
     /// Without a proxy nothing is judged.
     pub(crate) proxied: bool,
     /// A policy that looks at the client's address.
     pub(super) looks_at_address: Option<String>,
     trusted_proxies: u32,
-    /// A RequestAuthentication that binds it and has errors.
-    tokens_unresolved: bool,
 }
 
 /// What becomes of a request at one endpoint.
@@ -33,15 +38,18 @@ pub(crate) struct Own {
 pub(crate) enum Answer<'p> {
     /// No proxy stands before the application: nothing is judged.
     Unjudged,
-    /// It reaches the application.
-    Allowed(Option<Decider<'p>>),
     /// The port does not take what came.
     Unadmitted(Reason),
+    /// The token that the request carries is not accepted.
+    Token(Reason, &'static str),
     /// The path has no canonical form, and a rule looks at paths.
     Path(PathError),
-    /// A policy says no, or none says yes.
-    Refused(Verdict<'p>),
+    /// What the policies say.
+    Judged(Judgement<'p>),
 }
+
+/// How many parts of rules are looked at for the nearest miss: nobody waits behind.
+const NEAREST_MISS_BUDGET: usize = 1_000_000;
 
 // === impl Own ===
 
@@ -53,17 +61,17 @@ impl Own {
         let looks = held.iter().filter_map(|(_, policy)| policy.as_ref()).find(|held| looks_at_address(held));
         let looks_at_address = looks.map(|held| format!("{}/{}", held.namespace, held.name));
         let modes = workload.peer_authentications.iter().map(|name| mesh.peer_authentications.get(name));
+        let tokens = workload.request_authentications.iter();
+        let tokens = tokens.map(|name| (name.clone(), mesh.request_authentications.get(name).cloned()));
         Self {
             workload: workload.clone(),
             tls: TlsModes::new(mesh.config.peer_authentication_default, modes),
             authorization: AuthorizationSet::new(held),
+            tokens: Arc::new(RequestAuthenticationSet::new(tokens)),
+            cache: TokenCache::default(),
             proxied: !mesh.plain.contains(&workload.uid),
             looks_at_address,
             trusted_proxies: mesh.config.trusted_proxies,
-            tokens_unresolved: workload
-                .request_authentications
-                .iter()
-                .any(|name| !mesh.request_authentications.contains_key(name)),
         }
     }
 }
@@ -80,37 +88,76 @@ fn looks_at_address(policy: &Authorization) -> bool {
 
 // === impl Answer ===
 
-impl Answer<'_> {
+impl<'p> Answer<'p> {
     pub(crate) fn fate(&self) -> Fate {
-        match self {
-            Self::Unjudged | Self::Allowed(_) => Fate::Allow,
-            Self::Unadmitted(_) | Self::Path(_) | Self::Refused(_) => Fate::Deny,
-        }
+        if self.reason().is_some() { Fate::Deny } else { Fate::Allow }
     }
 
     pub(crate) fn reason(&self) -> Option<Reason> {
         match self {
-            Self::Unjudged | Self::Allowed(_) => None,
-            Self::Unadmitted(reason) => Some(*reason),
+            Self::Unjudged => None,
+            Self::Unadmitted(reason) | Self::Token(reason, _) => Some(*reason),
             Self::Path(_) => Some(Reason::RequestMalformed),
-            Self::Refused(Verdict::Unresolved(_)) => Some(Reason::AuthorizationUnresolved),
-            Self::Refused(_) => Some(Reason::AuthorizationDenied),
+            Self::Judged(judgement) => match judgement.verdict {
+                // No authorizer is asked yet, so none agrees.
+                Verdict::Allowed(_) if judgement.custom.is_some() => Some(Reason::AuthorizationUnresolved),
+                Verdict::Allowed(_) => None,
+                Verdict::Denied(_) | Verdict::NotAllowed => Some(Reason::AuthorizationDenied),
+                Verdict::Unresolved(_) => Some(Reason::AuthorizationUnresolved),
+            },
         }
     }
 
     /// The rule that decided, if one did.
-    pub(crate) fn decider(&self) -> Option<Decider<'_>> {
+    pub(crate) fn decider(&self) -> Option<Decider<'p>> {
         match self {
-            Self::Allowed(decider) => *decider,
-            Self::Refused(Verdict::Denied(decider)) => Some(*decider),
+            Self::Judged(judgement) => judgement.verdict.decider(),
             _ => None,
         }
+    }
+
+    /// Every rule that matched and counts: the one that decided, audits, and what dry runs would say.
+    pub(crate) fn matched(&self) -> impl Iterator<Item = Decider<'p>> {
+        let (audit, shadow, custom) = match self {
+            Self::Judged(held) => (held.audit, held.shadow.and_then(|held| held.decider()), held.custom),
+            _ => (None, None, None),
+        };
+        [self.decider(), audit, shadow, custom].into_iter().flatten()
+    }
+
+    /// What would become of it with the dry runs enforced.
+    pub(crate) fn dry_run(&self) -> Fate {
+        let allowed = match self {
+            Self::Judged(Judgement { verdict, shadow, .. }) => shadow.unwrap_or(*verdict).is_allowed(),
+            _ => return self.fate(),
+        };
+        if allowed { Fate::Allow } else { Fate::Deny }
+    }
+
+    /// The AUDIT rule that matched.
+    pub(crate) fn audit(&self) -> Option<Decider<'p>> {
+        match self {
+            Self::Judged(judgement) => judgement.audit,
+            _ => None,
+        }
+    }
+
+    fn is_nowhere_allowed(&self) -> bool {
+        matches!(self, Self::Judged(Judgement { verdict: Verdict::NotAllowed, .. }))
     }
 }
 
 // === impl End ===
 
 impl End<'_> {
+    // Whether its port may carry what nobody can look into.
+    fn takes_opaque(&self) -> bool {
+        let port = self.endpoint.address.port();
+        let protocol = self.own.workload.port(port).map(|held| held.protocol).unwrap_or_default();
+        let looked_into = self.own.authorization.needs_http(port) || !self.own.tokens.is_empty();
+        protocol.is_opaque() || !(protocol.is_http() || looked_into)
+    }
+
     /// Whether a caller comes to it by mutual TLS.
     pub(crate) fn is_mutual(&self, proxied: bool) -> bool {
         proxied && matches!(self.endpoint.wire, Wire::Weft(_))
@@ -121,18 +168,95 @@ impl End<'_> {
 
 impl Prepared<'_> {
     pub(super) fn at<'p>(&'p self, end: &'p End<'p>, head: Option<&RequestHead>) -> Answer<'p> {
+        match self.with_facts(end, head, |facts| end.own.authorization.judge(facts)) {
+            Ok(judgement) => {
+                let answer = Answer::Judged(judgement);
+                let opaque = head.is_none() && answer.reason().is_none();
+                if opaque && !end.takes_opaque() { Answer::Unadmitted(Reason::HttpRequired) } else { answer }
+            }
+            Err(answer) => answer,
+        }
+    }
+
+    /// The ALLOW rule that failed on least, where none matched.
+    pub(crate) fn nearest_miss(
+        &self,
+        branch: &Branch<'_>,
+        end: &End<'_>,
+        answer: &Answer<'_>,
+    ) -> Option<String> {
+        if !answer.is_nowhere_allowed() {
+            return None;
+        }
+        let head = branch.head.as_ref().or(self.head.as_ref());
+        let nearest = |facts: &Facts<'_>| {
+            let found = end.own.authorization.nearest_miss(facts, NEAREST_MISS_BUDGET);
+            found.map(|found| found.to_string())
+        };
+        self.with_facts(end, head, nearest).ok().flatten()
+    }
+
+    // The token that the request carries: of the case's claims, else as the proxy itself finds it. `edited`:
+    // the request as rules see it, without the token and with the fields that its rule writes.
+    fn authenticate<'p>(
+        &self,
+        own: &Own,
+        head: &RequestHead,
+        edited: &mut Option<RequestHead>,
+    ) -> Result<Option<VerifiedToken>, Answer<'p>> {
+        if own.tokens.is_empty() {
+            return Ok(None);
+        }
+        let head = edited.insert(head.clone());
+        let Some(claims) = &self.caller.claims else {
+            let found = token::authenticate(head, &own.tokens, &own.cache, token::now());
+            let refused = |error: token::Refused| Answer::Token(error.reason(), error.reason().text());
+            return found.map(|found| found.map(|accepted| accepted.token.clone())).map_err(refused);
+        };
+        for name in own.tokens.written_headers() {
+            head.headers_mut().remove_name(name);
+        }
+        let mut refused = Reason::JwtInvalid;
+        for (_, rule) in own.tokens.rules().filter(|(_, rule)| claims.issuer() == Some(&*rule.issuer)) {
+            if !(rule.audiences.is_empty() || claims.is_for(&rule.audiences)) {
+                refused = Reason::JwtAudienceRefused;
+                continue;
+            }
+            if rule.keys.is_none() && rule.key_source.is_none() {
+                refused = Reason::JwtKeysUnresolved;
+                continue;
+            }
+            let token = VerifiedToken::new(claims.all.clone(), "", rule.space_delimited.clone());
+            for held in &rule.claim_headers {
+                if let Some(value) = token.claim_value(&held.claim) {
+                    // A claim that is no field's value is left out, as the proxy does.
+                    let _ = head.headers_mut().append(&held.header, value.as_bytes());
+                }
+            }
+            return Ok(Some(token));
+        }
+        Err(Answer::Token(refused, refused.text()))
+    }
+
+    // What the endpoint's proxy knows of the request; or the answer, if it asks no policy.
+    fn with_facts<'p, R>(
+        &self,
+        end: &End<'_>,
+        head: Option<&RequestHead>,
+        then: impl FnOnce(&Facts<'_>) -> R,
+    ) -> Result<R, Answer<'p>> {
         if !end.own.proxied {
-            return Answer::Unjudged;
+            return Err(Answer::Unjudged);
         }
         let port = end.endpoint.address.port();
         let mutual = end.is_mutual(self.caller.proxied);
         match end.own.tls.of_port(port) {
-            TlsMode::Strict if !mutual => return Answer::Unadmitted(Reason::TlsRequired),
-            TlsMode::Disable if mutual => return Answer::Unadmitted(Reason::WorkloadMismatch),
+            TlsMode::Strict if !mutual => return Err(Answer::Unadmitted(Reason::TlsRequired)),
+            TlsMode::Disable if mutual => return Err(Answer::Unadmitted(Reason::WorkloadMismatch)),
             _ => {}
         }
-        if end.own.tokens_unresolved {
-            return Answer::Unadmitted(Reason::AuthorizationUnresolved);
+        if end.own.tokens.unresolved().is_some() {
+            return Err(Answer::Unadmitted(Reason::AuthorizationUnresolved));
         }
         let address = self.caller.address_or_none();
         let connection = ConnectionFacts {
@@ -142,12 +266,17 @@ impl Prepared<'_> {
             destination: end.endpoint.address,
             sni: mutual.then_some(end.server_name.as_str()),
         };
-        let Some(head) = head else { return decide(end, &Facts { connection, http: None }) };
+        let Some(head) = head else { return Ok(then(&Facts { connection, http: None })) };
+        let mut edited = None;
+        let token = self.authenticate(end.own, head, &mut edited)?;
+        let head = edited.as_ref().unwrap_or(head);
         let path = match head.path() {
             "*" => "*".into(),
             path if end.own.authorization.looks_at_path() => match path::canonical(path) {
                 Ok(canonical) => canonical,
-                Err(error) if end.own.authorization.needs_canonical_path() => return Answer::Path(error),
+                Err(error) if end.own.authorization.needs_canonical_path() => {
+                    return Err(Answer::Path(error));
+                }
                 // Audits and dry runs refuse nothing.
                 Err(_) => path.into(),
             },
@@ -156,15 +285,9 @@ impl Prepared<'_> {
         let http = HttpFacts {
             path: &path,
             remote_address: remote_address(head, connection.source_address, end.own.trusted_proxies),
+            token: token.as_ref(),
             ..self.facts(head)
         };
-        decide(end, &Facts { connection, http: Some(http) })
-    }
-}
-
-fn decide<'p>(end: &'p End<'p>, facts: &Facts<'_>) -> Answer<'p> {
-    match end.own.authorization.decide(facts) {
-        Verdict::Allowed(decider) => Answer::Allowed(decider),
-        verdict => Answer::Refused(verdict),
+        Ok(then(&Facts { connection, http: Some(http) }))
     }
 }

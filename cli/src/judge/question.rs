@@ -11,6 +11,7 @@ use weft_model::mesh::Mesh;
 use weft_model::names::WorkloadUid;
 use weft_model::service::{Service, ServicePort, ServiceTarget, direct_name};
 use weft_model::spiffe::SpiffeId;
+use weft_model::token::Claims;
 use weft_proxy::http::{Headers, Known, Method, RequestHead, Version, respond};
 
 /// Who calls.
@@ -22,6 +23,8 @@ pub(crate) struct Caller {
     pub(crate) identity: Option<SpiffeId>,
     /// Where it calls from.
     pub(crate) address: Option<IpAddr>,
+    /// The claims of a good token that it shows.
+    pub(crate) claims: Option<Claims>,
     /// Whose consumer routes hold for it; empty: nobody's.
     pub(crate) namespace: String,
     /// Whether a proxy of the mesh carries its calls.
@@ -66,6 +69,7 @@ impl Caller {
             workload: None,
             identity: None,
             address: from.ip,
+            claims: from.claims.clone(),
             namespace: String::new(),
             proxied: !from.plaintext,
         };
@@ -85,6 +89,7 @@ impl Caller {
                 })?;
                 let proxied = nobody.proxied && !mesh.plain.contains(uid);
                 Self {
+                    claims: nobody.claims,
                     workload: Some(uid.clone()),
                     identity: proxied.then(|| workload.identity()),
                     address: from.ip.or(workload.addresses.first().copied()),

@@ -2,36 +2,44 @@
 
 use super::{Answer, Own};
 use weft_model::authentication::{PeerAuthentication, PolicyScope, TlsMode};
-use weft_model::authorization::{Decider, Provenance, Verdict};
+use weft_model::authorization::Verdict;
 use weft_model::mesh::Mesh;
 
 /// Why an endpoint answers as it does.
 pub(crate) fn describe(answer: &Answer<'_>) -> String {
-    match answer {
-        Answer::Unjudged => "the workload has no proxy: nothing is judged".to_owned(),
-        Answer::Allowed(None) => "no ALLOW policy binds the workload, and no DENY policy matches".to_owned(),
-        Answer::Allowed(Some(decider)) => format!("allowed by {}", rule(decider)),
-        Answer::Unadmitted(reason) => reason.text().to_owned(),
-        Answer::Path(error) => error.to_string(),
-        Answer::Refused(Verdict::Denied(decider)) => format!("denied by {}", rule(decider)),
-        Answer::Refused(Verdict::Unresolved(name)) => {
-            format!("{name} binds the workload and is not held: it has errors")
+    let judgement = match answer {
+        Answer::Unjudged => return "the workload has no proxy: nothing is judged".to_owned(),
+        Answer::Unadmitted(reason) => return reason.text().to_owned(),
+        Answer::Token(_, why) => return (*why).to_owned(),
+        Answer::Path(error) => return error.to_string(),
+        Answer::Judged(judgement) => judgement,
+    };
+    match (judgement.verdict, judgement.custom) {
+        (Verdict::Allowed(_), Some(custom)) => format!("{custom} asks an authorizer, and none is asked yet"),
+        (Verdict::Allowed(None), None) => {
+            "no ALLOW policy binds the workload, and no DENY policy matches".to_owned()
         }
-        Answer::Refused(_) => "no rule of any ALLOW policy that binds the workload matches".to_owned(),
+        (Verdict::Allowed(Some(decider)), None) => format!("allowed by {decider}"),
+        (Verdict::Denied(decider), _) => format!("denied by {decider}"),
+        (Verdict::NotAllowed, _) => "no rule of any ALLOW policy that binds the workload matches".to_owned(),
+        (Verdict::Unresolved(name), _) => format!("{name} binds the workload and is not held: it has errors"),
     }
 }
 
-fn rule(decider: &Decider<'_>) -> String {
-    let Decider { policy, rule } = decider;
-    format!("{}/{} rule {rule} ({})", policy.namespace, policy.name, place_of(decider))
-}
-
-/// `FILE:LINE` of a rule.
-pub(crate) fn place_of(decider: &Decider<'_>) -> String {
-    let Decider { policy, rule } = decider;
-    let place = policy.rules.get(*rule).map(|rule| &rule.provenance).filter(|place| place.line > 0);
-    let Provenance { file, line } = place.unwrap_or(&policy.provenance);
-    format!("{file}:{line}")
+/// What is noted beside the verdict and changes nothing: audits, and dry runs that would change it.
+pub(crate) fn notes(answer: &Answer<'_>) -> Vec<String> {
+    let Answer::Judged(judgement) = answer else { return Vec::new() };
+    let mut notes: Vec<_> = judgement.audit.iter().map(|decider| format!("audited by {decider}")).collect();
+    if let Some(shadow) = judgement.shadow
+        && shadow.is_allowed() != judgement.verdict.is_allowed()
+    {
+        let word = if shadow.is_allowed() { "allowed" } else { "denied" };
+        notes.push(match shadow.decider() {
+            Some(decider) => format!("with the dry runs enforced: {word} by {decider}"),
+            None => format!("with the dry runs enforced: {word}, no ALLOW policy matches"),
+        });
+    }
+    notes
 }
 
 /// What says which TLS mode holds on a port.

@@ -64,7 +64,7 @@ impl Coverage {
             self.hit((ROUTE, route_name(chosen.route), chosen.index));
         }
         for answer in outcome.answers() {
-            if let Some(decider) = answer.decider() {
+            for decider in answer.matched() {
                 self.hit((POLICY, policy_name(decider.policy), decider.rule));
             }
         }

@@ -65,7 +65,8 @@ fn a_case_that_does_not_hold_fails_and_says_why() {
     let (text, code) = tested(case, |_| {}).unwrap();
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("FAIL  default/t: post (a.yaml:32)"), "{text}");
-    assert!(text.contains("expected allow, got deny: no rule of any ALLOW policy"), "{text}");
+    assert!(text.contains("expected allow, got deny: nearest: shop/cart rule"), "{text}");
+    assert!(text.contains("failed only on"), "{text}");
 }
 
 #[test]

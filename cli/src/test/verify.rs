@@ -11,7 +11,7 @@ pub(crate) fn verify(expect: &Expectation, prepared: &Prepared<'_>, outcome: &Ou
     let fate = outcome.fate();
     if fate != Some(expect.fate) {
         let got = fate.map_or("a different answer by endpoint", |fate| fate.word());
-        failures.push(format!("expected {}, got {got}: {}", expect.fate.word(), why(outcome)));
+        failures.push(format!("expected {}, got {got}: {}", expect.fate.word(), why(prepared, outcome)));
     }
     let mut differs = |what: &str, wanted: &str, got: &str| {
         if wanted != got {
@@ -33,6 +33,15 @@ pub(crate) fn verify(expect: &Expectation, prepared: &Prepared<'_>, outcome: &Ou
             _ => name.clone(),
         };
         differs("policy", &wanted, &each_once(deciders.iter().map(shown)));
+    }
+    if let Some(dry_run) = expect.dry_run {
+        let got = each_once(outcome.answers().map(|answer| answer.dry_run().word().to_owned()));
+        differs("with the dry runs enforced", dry_run.word(), &got);
+    }
+    if let Some(audit) = &expect.audit {
+        let named =
+            |answer: &Answer<'_>| answer.audit().map_or("none".to_owned(), |held| held.policy.to_string());
+        differs("audit by", audit, &each_once(outcome.answers().map(named)));
     }
     if let Some(route) = &expect.route {
         let chosen = outcome.chosen.as_ref();
@@ -116,8 +125,13 @@ pub(crate) fn backends_of(outcome: &Outcome<'_>) -> Vec<String> {
 }
 
 // Each different answer once.
-fn why(outcome: &Outcome<'_>) -> String {
+fn why(prepared: &Prepared<'_>, outcome: &Outcome<'_>) -> String {
     let mut all: BTreeSet<String> = outcome.answers().map(describe).collect();
+    for branch in &outcome.branches {
+        let nearest =
+            branch.ends.iter().filter_map(|(end, answer)| prepared.nearest_miss(branch, end, answer));
+        all.extend(nearest.map(|nearest| format!("nearest: {nearest}")));
+    }
     all.extend(outcome.locals().map(|local| local.reason.text().to_owned()));
     all.into_iter().collect::<Vec<_>>().join("; ")
 }

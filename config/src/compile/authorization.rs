@@ -3,11 +3,12 @@
 use super::population::Population;
 use super::principals::{OWN, expand, is_own};
 use super::services::Services;
-use crate::report::Report;
+use super::shadow::shadowing;
+use crate::report::{Place, Report};
 use crate::schema::authorization_policy::{AuthorizationPolicy, Rule};
 use crate::schema::selector::Target;
 use crate::schema::{Document, Documents};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use weft_model::authorization::{Action, Authorization};
 use weft_model::mesh::MeshConfig;
@@ -23,6 +24,7 @@ pub(crate) fn bind(
     services: &Services<'_>,
 ) -> BTreeMap<ResourceName, Arc<Authorization>> {
     let mut held = BTreeMap::new();
+    let mut reached = Vec::new();
     for document in &documents.authorization_policies {
         let (namespace, name) = (&document.metadata.namespace.value, &document.metadata.name.value);
         let bound = bound(report, document, config, population, services);
@@ -46,7 +48,9 @@ pub(crate) fn bind(
             continue;
         }
         let mut rules: Vec<_> = document.spec.rules.iter().map(|rule| rule.model.clone()).collect();
+        warn_of_shadows(report, &document.spec.rules, &rules);
         rules.iter_mut().for_each(|rule| expand(rule, config));
+        reached.push((document, bound));
         let policy = Authorization {
             namespace: namespace.clone(),
             name: name.clone(),
@@ -58,11 +62,50 @@ pub(crate) fn bind(
         };
         held.insert(resource, Arc::new(policy));
     }
+    warn_of_dead(report, &reached);
     for entry in &mut population.all {
         entry.authorizations.sort();
         entry.authorizations.dedup();
     }
     held
+}
+
+// A rule that matches nothing which an earlier one does not decides nothing.
+fn warn_of_shadows(report: &Report<'_>, written: &[Rule], rules: &[weft_model::authorization::Rule]) {
+    for (index, rule) in written.iter().enumerate() {
+        if let Some(earlier) = shadowing(rules, index) {
+            let message = format!("the rule never decides: rule {earlier} matches all that it matches");
+            let hint =
+                format!("remove it, or say less in rule {earlier} (line {})", rules[earlier].provenance.line);
+            report.warn(rule.place, message, hint);
+        }
+    }
+}
+
+// Where a DENY policy matches everything, no ALLOW policy allows anything.
+fn warn_of_dead(report: &Report<'_>, all: &[(&Document<'_, AuthorizationPolicy<'_>>, Vec<usize>)]) {
+    let enforced = |policy: &AuthorizationPolicy<'_>, action| policy.action == action && !policy.dry_run;
+    let mut closed: HashMap<usize, Place> = HashMap::new();
+    for (document, bound) in all.iter().filter(|(document, _)| enforced(&document.spec, Action::Deny)) {
+        let matches_all = |rule: &Rule| {
+            let Rule { model, .. } = rule;
+            model.sources.is_empty() && model.operations.is_empty() && model.conditions.is_empty()
+        };
+        if document.spec.rules.iter().any(matches_all) {
+            bound.iter().for_each(|index| drop(closed.entry(*index).or_insert(document.metadata.name.place)));
+        }
+    }
+    for (document, bound) in all.iter().filter(|(document, _)| enforced(&document.spec, Action::Allow)) {
+        let places: Option<Vec<&Place>> = bound.iter().map(|index| closed.get(index)).collect();
+        let (Some(places), false) = (places, document.spec.rules.is_empty()) else { continue };
+        if let Some(place) = places.first() {
+            let message = format!(
+                "the policy allows nothing: a policy in {} denies everything",
+                report.location(**place)
+            );
+            report.warn(document.metadata.name.place, message, None);
+        }
+    }
 }
 
 fn bound(

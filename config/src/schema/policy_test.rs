@@ -9,9 +9,11 @@ use crate::closest::did_you_mean;
 use crate::document::quoted;
 use crate::report::At;
 use std::collections::HashMap;
+use weft_model::json::Members;
 use weft_model::names::{Name, Namespace, ServiceName, WorkloadUid};
 use weft_model::reason::Reason;
 use weft_model::spiffe::SpiffeId;
+use weft_model::token::Claims;
 
 /// The most cases of a document.
 const CASES_MAX: usize = 10_000;
@@ -53,7 +55,10 @@ pub(crate) fn read(spec: Option<&Object<'_>>, metadata: &Metadata<'_>) -> Vec<Ca
 }
 
 fn caller(object: &Object<'_>) -> Option<Caller> {
-    object.not_yet(&["claims"]);
+    let claims = match object.take("claims") {
+        Some(value) => Some(claims(value)?),
+        None => None,
+    };
     let workload = object.take("workload");
     let principal = object.take("principal");
     let namespace = object.take("namespace");
@@ -89,7 +94,55 @@ fn caller(object: &Object<'_>) -> Option<Caller> {
         );
         return None;
     };
-    Some(Caller { who, ip, plaintext })
+    Some(Caller { who, ip, claims, plaintext })
+}
+
+// The claims of a token, as it would carry them in JSON.
+fn claims(value: Value<'_>) -> Option<Claims> {
+    let text = json(value)?;
+    let read = Members::parse(text.as_bytes()).map_err(|error| error.to_string());
+    match read.and_then(|members| Claims::new(members).map_err(|error| error.to_string())) {
+        Ok(claims) if claims.issuer().is_none() => {
+            value.error_hint("a token without `iss` is nobody's", "name the `issuer` of a jwtRule");
+            None
+        }
+        Ok(claims) => Some(claims),
+        Err(error) => {
+            value.error(error);
+            None
+        }
+    }
+}
+
+fn json(value: Value<'_>) -> Option<String> {
+    if let Some(items) = value.list_quietly() {
+        let items: Option<Vec<_>> = items.into_iter().map(json).collect();
+        return Some(format!("[{}]", items?.join(",")));
+    }
+    if value.text_quietly().is_none() {
+        let members = value
+            .entries()?
+            .into_iter()
+            .map(|(key, value)| Some(format!("{}:{}", json_text(key.value), json(value)?)));
+        return Some(format!("{{{}}}", members.collect::<Option<Vec<_>>>()?.join(",")));
+    }
+    if value.is_number() || value.is_flag() {
+        return value.text_quietly().map(str::to_owned);
+    }
+    value.text().map(|text| json_text(text.value))
+}
+
+fn json_text(text: &str) -> String {
+    let mut written = String::from('"');
+    for char in text.chars() {
+        match char {
+            '"' | '\\' => written.extend(['\\', char]),
+            char if char.is_control() => written.push_str(&format!("\\u{:04x}", u32::from(char))),
+            char => written.push(char),
+        }
+    }
+    written.push('"');
+    written
 }
 
 // As `principals` are written.
@@ -203,6 +256,9 @@ fn expectation(value: Value<'_>) -> Option<Expectation> {
     expect.reason = object.take("reason").and_then(reason);
     expect.policy = text("policy");
     expect.rule = object.take("rule").and_then(index);
+    let enforced = [FATES[0], FATES[1]];
+    expect.dry_run = object.take("dryRun").and_then(|value| value.choice(&enforced)).map(|fate| fate.value);
+    expect.audit = text("audit");
     expect.route = text("route");
     expect.route_rule = object.take("routeRule").and_then(index);
     expect.backends = object.take("backends").and_then(|value| value.items(16)).map(|items| {

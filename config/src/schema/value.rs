@@ -77,6 +77,10 @@ impl<'r> Value<'r> {
         matches!(self.content(), Content::Scalar { text, plain: true } if meaning(text) == Meaning::Number)
     }
 
+    pub(crate) fn is_flag(self) -> bool {
+        matches!(self.content(), Content::Scalar { text, plain: true } if matches!(meaning(text), Meaning::Flag(_)))
+    }
+
     /// Text.
     pub(crate) fn text(self) -> Option<At<&'r str>> {
         let Content::Scalar { text, plain } = self.content() else {
