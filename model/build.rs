@@ -4,6 +4,7 @@ use std::env;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
+        "proto/envoy/service/auth/v3/external_auth.proto",
         "proto/envoy/service/discovery/v3/discovery.proto",
         "proto/weft/v1/authentication.proto",
         "proto/weft/v1/authorization.proto",

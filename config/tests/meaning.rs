@@ -134,6 +134,12 @@ fn every_attribute_that_istio_documents_is_taken() {
     let mesh = clean(
         &(three_workloads()
             + &policy(
+                "RequestAuthentication",
+                "shop",
+                "tokens",
+                "{jwtRules: [{issuer: a, jwksUri: 'https://id.example/keys'}]}",
+            )
+            + &policy(
                 "AuthorizationPolicy",
                 "shop",
                 "audit",

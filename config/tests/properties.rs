@@ -10,6 +10,8 @@ use weft_config::{SourceFile, compile, read_directory};
 use weft_model::mesh::Mesh;
 use weft_model::wire::{Kind, Resource};
 
+#[path = "../../fuzz/checks/jwt.rs"]
+mod jwt;
 #[path = "../../fuzz/checks/mesh_server_name.rs"]
 mod mesh_server_name;
 #[path = "../../fuzz/checks/path_canonical.rs"]
@@ -67,6 +69,41 @@ fn canonical_paths_are_fixed_points_with_nothing_left_to_resolve() {
     let taken =
         (0..200_000).filter(|_| path_canonical::check(&format!("/{}", random.text(PIECES, 8)))).count();
     assert!(taken > 10_000, "{taken} of the paths have a canonical form");
+}
+
+#[test]
+fn tokens_and_key_sets_have_one_spelling() {
+    const PIECES: &[&str] = &[
+        "eyJhbGciOiJFUzI1NiJ9",
+        "eyJhbGciOiJub25lIn0",
+        "eyJpc3MiOiJhIn0",
+        "e30",
+        ".",
+        ".",
+        ".",
+        "AA",
+        "A",
+        "=",
+        "-",
+        "_",
+        " ",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "\"a\"",
+        "\"keys\"",
+        "\"\\u0061\"",
+        "1",
+        "-1e3",
+        "null",
+        "{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}",
+    ];
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let taken = (0..200_000).filter(|_| jwt::check(&random.text(PIECES, 6))).count();
+    assert!(taken > 10, "{taken} of the texts are tokens");
 }
 
 #[test]

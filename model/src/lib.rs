@@ -42,6 +42,12 @@ pub mod proto {
     pub mod discovery {
         include!(concat!(env!("OUT_DIR"), "/envoy.service.discovery.v3.rs"));
     }
+    /// What external authorizers are asked.
+    #[allow(clippy::all, missing_docs, unreachable_pub, unused_qualifications)]
+    #[allow(clippy::unwrap_used, clippy::use_self)]
+    pub mod ext_authz {
+        include!(concat!(env!("OUT_DIR"), "/envoy.service.auth.v3.rs"));
+    }
     /// Our resources.
     #[allow(clippy::all, missing_docs, unreachable_pub, unused_qualifications)]
     #[allow(clippy::unwrap_used, clippy::use_self)]

@@ -3,7 +3,7 @@
 use crate::authentication::{PeerAuthentication, TlsMode};
 use crate::authorization::Authorization;
 use crate::endpoints::Endpoints;
-use crate::names::{Namespace, ResourceName, WorkloadUid};
+use crate::names::{Namespace, ResourceName, ServiceName, WorkloadUid};
 use crate::request_authentication::RequestAuthentication;
 use crate::route::Route;
 use crate::service::{Service, direct_name};
@@ -47,6 +47,23 @@ pub struct MeshConfig {
     pub request_timeout_default: Option<Duration>,
     /// What becomes of connections that leave the mesh.
     pub outbound_traffic: OutboundTraffic,
+    /// External authorizers, each name once.
+    pub extension_providers: Vec<ExtensionProvider>,
+}
+
+/// An external authorizer: a Service of the mesh that speaks Envoy's `ext_authz` over gRPC.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ExtensionProvider {
+    /// What policies call it.
+    pub name: Box<str>,
+    /// Where it is.
+    pub service: ServiceName,
+    /// The Service's port.
+    pub port: u16,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// Whether a request passes that it could not be asked about.
+    pub fail_open: bool,
 }
 
 impl MeshConfig {
@@ -71,6 +88,7 @@ impl Default for MeshConfig {
             peer_authentication_default: TlsMode::Strict,
             request_timeout_default: None,
             outbound_traffic: OutboundTraffic::default(),
+            extension_providers: Vec::new(),
         }
     }
 }

@@ -70,6 +70,8 @@ reasons! {
     HttpRequired "http_required" 400 13 Client "The port carries HTTP, as it is declared or as a policy needs it, and the connection is not HTTP.";
     AuthorizationDenied "authorization_denied" 403 7 Client "An authorization policy denies the request.";
     AuthorizationUnresolved "authorization_unresolved" 403 7 Configuration "A policy that binds this workload is not held or not understood, so the request is denied.";
+    ExternalAuthorizerDenied "external_authorizer_denied" 403 7 Client "An external authorizer denies the request (the status is its own).";
+    ExternalAuthorizerFailed "external_authorizer_failed" 403 7 Server "An external authorizer could not be asked, or its answer is not understood.";
     JwtInvalid "jwt_invalid" 401 16 Client "The request carries a token that is not valid.";
     JwtAudienceRefused "jwt_audience_refused" 403 7 Client "The request's token is for another audience.";
     JwtKeysUnresolved "jwt_keys_unresolved" 401 16 Configuration "The keys of the token's issuer are not known, so no token of it is accepted.";

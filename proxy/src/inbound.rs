@@ -7,6 +7,7 @@
 //! that the client tries where it meant to go.
 
 pub mod applications;
+pub mod authorizer;
 pub mod connection;
 pub mod http;
 pub mod judge;

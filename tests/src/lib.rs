@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod application;
+pub mod authorizer;
 pub mod binaries;
 pub mod certificate;
 pub mod client;

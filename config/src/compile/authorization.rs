@@ -4,7 +4,8 @@ use super::population::Population;
 use super::principals::{OWN, expand, is_own};
 use super::services::Services;
 use super::shadow::shadowing;
-use crate::report::{Place, Report};
+use crate::closest::did_you_mean;
+use crate::report::{At, Place, Report};
 use crate::schema::authorization_policy::{AuthorizationPolicy, Rule};
 use crate::schema::selector::Target;
 use crate::schema::{Document, Documents};
@@ -25,12 +26,18 @@ pub(crate) fn bind(
 ) -> BTreeMap<ResourceName, Arc<Authorization>> {
     let mut held = BTreeMap::new();
     let mut reached = Vec::new();
+    // The one external authorizer of each workload.
+    let mut asked: HashMap<usize, At<&str>> = HashMap::new();
     for document in &documents.authorization_policies {
         let (namespace, name) = (&document.metadata.namespace.value, &document.metadata.name.value);
         let bound = bound(report, document, config, population, services);
         let resource = ResourceName::of("AuthorizationPolicy", namespace, name);
         for index in &bound {
             population.all[*index].authorizations.push(resource.clone());
+        }
+        let provider = document.spec.provider;
+        if let Some(provider) = &provider {
+            check_provider(report, provider, &bound, &mut asked, config, services);
         }
         for rule in &document.spec.rules {
             check_protocols(report, rule, document.spec.action, &bound, population);
@@ -56,7 +63,7 @@ pub(crate) fn bind(
             name: name.clone(),
             action: document.spec.action,
             dry_run: document.spec.dry_run,
-            provider: None,
+            provider: provider.map(|provider| provider.value.into()),
             rules,
             provenance: report.provenance(document.place()),
         };
@@ -104,6 +111,52 @@ fn warn_of_dead(report: &Report<'_>, all: &[(&Document<'_, AuthorizationPolicy<'
                 report.location(**place)
             );
             report.warn(document.metadata.name.place, message, None);
+        }
+    }
+}
+
+// There must be such an authorizer, it must be one that can be called, and the only one of its workloads.
+fn check_provider<'r>(
+    report: &Report<'_>,
+    provider: &At<&'r str>,
+    bound: &[usize],
+    asked: &mut HashMap<usize, At<&'r str>>,
+    config: &MeshConfig,
+    services: &Services<'_>,
+) {
+    let Some(held) = config.extension_providers.iter().find(|held| *held.name == *provider.value) else {
+        let message = format!("MeshConfig has no extension provider {:?}", provider.value);
+        let near = did_you_mean(provider.value, config.extension_providers.iter().map(|held| &*held.name));
+        report.error_hint(provider.place, message, near);
+        return;
+    };
+    let service = services.by_name.get(&held.service);
+    match service {
+        None => {
+            let message = format!("there is no Service {}, which the provider names", held.service);
+            report.error_hint(provider.place, message, services.near(&held.service));
+        }
+        Some(service) if !service.ports.iter().any(|port| port.written.port == held.port) => {
+            let message =
+                format!("the Service {} has no port {}, which the provider names", held.service, held.port);
+            report.error(provider.place, message);
+        }
+        Some(service) if bound.iter().any(|index| service.selected.contains(index)) => {
+            let message = "the policy binds the authorizer itself, which would have to ask itself";
+            report.error_hint(provider.place, message, "select the workloads that it is to be asked for");
+        }
+        Some(_) => {}
+    }
+    for index in bound {
+        let first = *asked.entry(*index).or_insert(*provider);
+        if first.value != provider.value {
+            let message = format!(
+                "a workload has one external authorizer, and it is {:?} in {}",
+                first.value,
+                report.location(first.place)
+            );
+            report.error(provider.place, message);
+            return;
         }
     }
 }

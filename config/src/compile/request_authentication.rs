@@ -1,11 +1,11 @@
 //! RequestAuthentications: which workloads each binds.
 
-use super::population::Population;
+use super::population::{Entry, Population};
 use super::services::Services;
 use crate::report::Report;
 use crate::schema::Documents;
 use crate::schema::selector::Target;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use weft_model::mesh::MeshConfig;
 use weft_model::names::{Namespace, ResourceName};
@@ -51,11 +51,31 @@ pub(crate) fn bind(
             held.insert(resource, Arc::new(policy));
         }
     }
+    warn_of_tokens_nobody_reads(report, documents, population);
     for entry in &mut population.all {
         entry.request_authentications.sort();
         entry.request_authentications.dedup();
     }
     held
+}
+
+// A rule that looks at tokens, where no workload that it is for reads any: it never matches.
+fn warn_of_tokens_nobody_reads(report: &Report<'_>, documents: &Documents<'_>, population: &Population<'_>) {
+    let reading = |entry: &&Entry<'_>| !entry.request_authentications.is_empty();
+    let (mut bound, mut read): (HashSet<&ResourceName>, HashSet<&ResourceName>) = Default::default();
+    population.all.iter().for_each(|entry| bound.extend(&entry.authorizations));
+    population.all.iter().filter(reading).for_each(|entry| read.extend(&entry.authorizations));
+    for document in &documents.authorization_policies {
+        let (namespace, name) = (&document.metadata.namespace.value, &document.metadata.name.value);
+        let field = document.spec.rules.iter().find_map(|rule| rule.token);
+        let Some(field) = field.filter(|_| !report.failed(document.place())) else { continue };
+        let resource = ResourceName::of("AuthorizationPolicy", namespace, name);
+        if bound.contains(&resource) && !read.contains(&resource) {
+            let message =
+                format!("`{}` looks at a token, and no workload of this policy accepts any", field.value);
+            report.warn(field.place, message, "write a RequestAuthentication for them");
+        }
+    }
 }
 
 fn bound(

@@ -25,6 +25,8 @@ pub(crate) struct AuthorizationPolicy<'r> {
     pub(crate) target: Target<'r>,
     pub(crate) action: Action,
     pub(crate) dry_run: bool,
+    /// The external authorizer of CUSTOM.
+    pub(crate) provider: Option<At<&'r str>>,
     pub(crate) rules: Vec<Rule>,
 }
 
@@ -33,6 +35,8 @@ pub(crate) struct Rule {
     pub(crate) model: Model,
     /// The first field that needs HTTP.
     pub(crate) http: Option<At<&'static str>>,
+    /// The first field that looks at a token.
+    pub(crate) token: Option<At<&'static str>>,
     /// The ports that operations name.
     pub(crate) ports: Vec<At<u16>>,
     /// The trust domains that exact principals name.
@@ -42,6 +46,9 @@ pub(crate) struct Rule {
 impl Rule {
     pub(crate) fn needs_http(&mut self, key: &'static str, place: Place) {
         self.http.get_or_insert(At { value: key, place });
+        if let "requestPrincipals" | "request.auth" = key {
+            self.token.get_or_insert(At { value: key, place });
+        }
     }
 }
 
@@ -52,11 +59,12 @@ pub(crate) fn read<'r>(spec: Option<&Object<'r>>, metadata: &Metadata<'_>) -> Au
             target: Target::All,
             action: Action::Allow,
             dry_run,
+            provider: None,
             rules: Vec::new(),
         };
     };
     let target = target(spec, metadata);
-    let action = action(spec);
+    let (action, provider) = action(spec);
     if let (Some(place), Action::Audit | Action::Custom) = (metadata.dry_run, action) {
         let message = "only ALLOW and DENY can be a dry run";
         spec.report().error_hint(place, message, "AUDIT decides nothing: it needs none");
@@ -74,29 +82,46 @@ pub(crate) fn read<'r>(spec: Option<&Object<'r>>, metadata: &Metadata<'_>) -> Au
         let hint = "write `rules: [{}]` to deny everything";
         let message = "a DENY policy without rules matches nothing, so it denies nothing";
         spec.report().error_hint(spec.place(), message, hint);
+    } else if action == Action::Custom && items.is_empty() {
+        let hint = "write `rules: [{}]` to ask about everything";
+        let message = "a CUSTOM policy without rules matches nothing, so nobody is asked";
+        spec.report().error_hint(spec.place(), message, hint);
     } else if let (Some(written), true) = (written, items.is_empty()) {
         let hint = "leave `rules` out to say so on purpose, or write `rules: [{}]` to allow everything";
         spec.report().warn(written.place, "`rules` is empty: the policy allows nothing", hint);
     }
     split_rules(&items);
-    AuthorizationPolicy { target, action, dry_run: metadata.dry_run.is_some(), rules }
+    AuthorizationPolicy { target, action, dry_run: metadata.dry_run.is_some(), provider, rules }
 }
 
-fn action(spec: &Object<'_>) -> Action {
+// The action, and the provider of CUSTOM.
+fn action<'r>(spec: &Object<'r>) -> (Action, Option<At<&'r str>>) {
     let words = [
-        ("ALLOW", Some(Action::Allow)),
-        ("DENY", Some(Action::Deny)),
-        ("AUDIT", Some(Action::Audit)),
-        ("CUSTOM", None),
+        ("ALLOW", Action::Allow),
+        ("DENY", Action::Deny),
+        ("AUDIT", Action::Audit),
+        ("CUSTOM", Action::Custom),
     ];
-    spec.not_yet(&["provider"]);
-    let Some(action) = spec.take("action").and_then(|value| value.choice(&words)) else {
-        return Action::Allow;
-    };
-    action.value.unwrap_or_else(|| {
-        spec.report().error(action.place, "the action CUSTOM is not evaluated yet");
-        Action::Deny
-    })
+    let written = spec.take("action").and_then(|value| value.choice(&words));
+    // An action that cannot be read fails the policy, which then denies.
+    let action = written.map_or(Action::Allow, |action| action.value);
+    let provider = spec.take("provider");
+    match (action, provider) {
+        (Action::Custom, None) => {
+            let hint = "write `provider: {name: NAME}`, NAME being of MeshConfig's `extensionProviders`";
+            spec.report().error_hint(spec.place(), "the action CUSTOM needs a `provider`", hint);
+            (action, None)
+        }
+        (Action::Custom, Some(value)) => {
+            let name = value.object().and_then(|object| object.require("name")).and_then(Value::text);
+            (action, name)
+        }
+        (_, Some(value)) => {
+            value.error("`provider` belongs to the action CUSTOM");
+            (action, None)
+        }
+        (_, None) => (action, None),
+    }
 }
 
 // `- from: …` followed by `- to: …`: one `-` too many makes OR of AND.

@@ -6,7 +6,9 @@ use crate::document::quoted;
 use crate::report::At;
 use ipnet::IpNet;
 use std::net::IpAddr;
-use weft_model::mesh::{MeshConfig as Model, OutboundTraffic};
+use std::time::Duration;
+use weft_model::mesh::{ExtensionProvider, MeshConfig as Model, OutboundTraffic};
+use weft_model::names::service_of_host;
 use weft_model::spiffe::TrustDomain;
 
 /// The shortest prefix of a block of nodes: 10.0.0.0/8 is the widest that anybody gives to machines.
@@ -15,6 +17,11 @@ const NODE_PREFIX_MIN: u8 = 8;
 /// What becomes of connections that leave the mesh, by Istio's names.
 const OUTBOUND_TRAFFIC: [(&str, OutboundTraffic); 2] =
     [("ALLOW_ANY", OutboundTraffic::AllowAny), ("REGISTRY_ONLY", OutboundTraffic::RegistryOnly)];
+
+/// How long an external authorizer may take. Istio's 600 s would hold a request that long.
+const PROVIDER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+/// The longest that it may be given.
+const PROVIDER_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// What the mesh's owner wrote, with the defaults for what was left out.
 #[derive(Debug, Default)]
@@ -73,7 +80,55 @@ pub(crate) fn read(spec: Option<&Object<'_>>) -> MeshConfig {
     {
         model.outbound_traffic = mode.value;
     }
+    for value in spec.take("extensionProviders").and_then(|value| value.items(64)).unwrap_or_default() {
+        let Some(provider) = provider(value, &model) else { continue };
+        if model.extension_providers.iter().any(|held| held.name == provider.name) {
+            value.error(format!("the provider {} comes twice", quoted(&provider.name)));
+            continue;
+        }
+        model.extension_providers.push(provider);
+    }
     MeshConfig { model }
+}
+
+// An external authorizer, with Istio's keys.
+fn provider(value: Value<'_>, model: &Model) -> Option<ExtensionProvider> {
+    let object = value.object()?;
+    let name = object.require("name").and_then(Value::text)?;
+    if name.value.is_empty() || name.value.len() > 253 {
+        value.error("a provider's name has 1 to 253 letters");
+    }
+    object.not_yet(&["envoyExtAuthzHttp"]);
+    let object = object.require("envoyExtAuthzGrpc").and_then(Value::object)?;
+    object.not_yet(&["includeRequestBodyInCheck", "statusOnError", "clearRouteCache", "pathPrefix"]);
+    let service = object.require("service").and_then(|value| {
+        let text = value.text()?;
+        // Istio lets the namespace of a ServiceEntry stand before the name.
+        let host = text.value.rsplit_once('/').map_or(text.value, |(_, host)| host);
+        let service = service_of_host(host, &model.root_namespace);
+        if service.is_none() {
+            let hint = "write NAME.NAMESPACE.svc.cluster.local";
+            value.error_hint(format!("{} is not a Service of the mesh", quoted(text.value)), hint);
+        }
+        service
+    });
+    let port = object.require("port").and_then(Value::port);
+    let timeout = object.take("timeout").and_then(Value::duration);
+    if let Some(timeout) = &timeout
+        && (timeout.value.is_zero() || timeout.value > PROVIDER_TIMEOUT_MAX)
+    {
+        let most = PROVIDER_TIMEOUT_MAX.as_secs();
+        let message = format!("an authorizer may take up to {most} s, and some time");
+        object.report().error(timeout.place, message);
+    }
+    let fail_open = object.take("failOpen").and_then(Value::flag).is_some_and(|flag| flag.value);
+    Some(ExtensionProvider {
+        name: name.value.into(),
+        service: service?,
+        port: port?.value,
+        timeout: timeout.map_or(PROVIDER_TIMEOUT_DEFAULT, |timeout| timeout.value),
+        fail_open,
+    })
 }
 
 /// Reads an address or a block of them. Bits behind the prefix are cut off, with a warning.

@@ -2,8 +2,9 @@
 
 use super::authentication::{mode_from_wire, mode_to_wire};
 use super::route::{duration_from_wire, duration_to_wire};
-use super::{Refusal, each, invalid, level, missing, parse};
-use crate::mesh::{Generation, MeshConfig, OutboundTraffic};
+use super::service::{reference_from_wire, reference_to_wire};
+use super::{Refusal, each, invalid, level, missing, parse, port};
+use crate::mesh::{ExtensionProvider, Generation, MeshConfig, OutboundTraffic};
 use crate::proto::v1;
 use crate::trust::TrustBundle;
 
@@ -39,6 +40,7 @@ pub(super) fn config_to_wire(config: &MeshConfig) -> v1::MeshConfig {
             OutboundTraffic::RegistryOnly => v1::OutboundTraffic::RegistryOnly,
         }
         .into(),
+        extension_providers: config.extension_providers.iter().map(provider_to_wire).collect(),
     }
 }
 
@@ -61,6 +63,28 @@ pub(super) fn config_from_wire(message: v1::MeshConfig) -> Result<MeshConfig, Re
                 return Err(missing("what becomes of connections that leave the mesh"));
             }
         },
+        extension_providers: each(message.extension_providers, provider_from_wire)?,
+    })
+}
+
+fn provider_to_wire(provider: &ExtensionProvider) -> v1::ExtensionProvider {
+    v1::ExtensionProvider {
+        name: provider.name.to_string(),
+        service: Some(reference_to_wire(&provider.service)),
+        port: provider.port.into(),
+        timeout: Some(duration_to_wire(provider.timeout)),
+        fail_open: provider.fail_open,
+    }
+}
+
+fn provider_from_wire(message: v1::ExtensionProvider) -> Result<ExtensionProvider, Refusal> {
+    let timeout = message.timeout.map(duration_from_wire).filter(|timeout| !timeout.is_zero());
+    Ok(ExtensionProvider {
+        name: message.name.into(),
+        service: reference_from_wire(&message.service.ok_or_else(|| missing("a provider's Service"))?)?,
+        port: port(message.port)?,
+        timeout: timeout.ok_or_else(|| missing("a provider's timeout"))?,
+        fail_open: message.fail_open,
     })
 }
 

@@ -247,6 +247,13 @@ fn all() -> Vec<Resource> {
             node_cidrs: vec!["192.0.2.0/24".parse().unwrap()],
             request_timeout_default: Some(Duration::from_secs(1)),
             outbound_traffic: OutboundTraffic::RegistryOnly,
+            extension_providers: vec![crate::mesh::ExtensionProvider {
+                name: "authorizer".into(),
+                service: cart(),
+                port: 9000,
+                timeout: Duration::from_millis(500),
+                fail_open: true,
+            }],
             ..MeshConfig::default()
         })),
         Resource::Authorization(Arc::new(authorization())),

@@ -30,6 +30,8 @@ pub struct Connection {
     server_name: Option<Box<str>>,
     /// What requests are counted under, for that version of the policy.
     ends: RefCell<Option<(u64, Rc<Ends>)>>,
+    /// The external authorizer that agreed to what it carries as opaque bytes.
+    agreed: RefCell<Option<Box<str>>>,
 }
 
 /// What mutual TLS proved.
@@ -53,7 +55,16 @@ impl Connection {
     ) -> Self {
         // A listener on all addresses shows IPv4 in IPv6 clothes, in which it is in no block.
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
-        Self { worker, application, client, local, mesh, server_name: None, ends: RefCell::default() }
+        Self {
+            worker,
+            application,
+            client,
+            local,
+            mesh,
+            server_name: None,
+            ends: RefCell::default(),
+            agreed: RefCell::default(),
+        }
     }
 
     /// With the server that the application's own TLS names.
@@ -141,6 +152,16 @@ impl Connection {
             return Err(Denied::new(Reason::AuthorizationUnresolved, detail, false));
         }
         Ok(())
+    }
+
+    /// The external authorizer that agreed to what it carries as opaque bytes.
+    pub fn agreed(&self) -> Option<Box<str>> {
+        self.agreed.borrow().clone()
+    }
+
+    /// Notes that it agreed.
+    pub fn agree(&self, provider: Box<str>) {
+        *self.agreed.borrow_mut() = Some(provider);
     }
 
     /// What requests are counted under.

@@ -7,6 +7,7 @@
 //! | admission | what the connection is not for is refused before anything of it is looked at |
 //! | token, where a RequestAuthentication binds | its fields and claims are what rules look at; the token itself goes no further |
 //! | canonical path, where a path rule applies | before it is judged; what is judged is forwarded |
+//! | external authorizer, where a CUSTOM policy matches | before DENY and ALLOW, as in Istio: they see what it made of the request |
 //! | authorization | the newest policy, on each request |
 //! | hop-by-hop fields removed, identity header set | after the rules saw the request whole |
 //! | application | at its own address, by the protocol it speaks |
@@ -15,8 +16,9 @@
 //! | record | last, so that it sees the answer that the client sees |
 
 use super::DIRECTION;
+use super::authorizer::{self, Agreed, Answer, Edits};
 use super::connection::Connection;
-use super::judge::{Denied, Marks};
+use super::judge::{Denied, Marks, Next, Question};
 use super::probe;
 use super::revoke::{self, Live};
 use super::token;
@@ -31,6 +33,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Instant;
 use weft_model::reason::Reason;
+use weft_model::request_authentication::Accepted;
 use weft_model::service::Protocol;
 
 /// The requests of one connection.
@@ -38,6 +41,14 @@ pub struct Inbound {
     connection: Rc<Connection>,
     /// `x-forwarded-client-cert` for this client.
     client_certificate: Option<String>,
+}
+
+/// Why a request does not pass that an external authorizer was asked about.
+enum Refusal {
+    /// The mesh says why.
+    Denied(Denied),
+    /// The authorizer answers itself.
+    Answer(Box<Response>),
 }
 
 impl Inbound {
@@ -95,6 +106,46 @@ impl Inbound {
         }
     }
 
+    /// Asks an external authorizer; then DENY and ALLOW judge what it made of the request.
+    async fn ask(
+        &self,
+        head: &mut RequestHead,
+        length: Option<u64>,
+        question: &Question,
+        token: Option<&Accepted>,
+        policy: &Policy,
+        marks: &mut Marks,
+    ) -> Result<Edits, Refusal> {
+        let denied = |reason, detail: String| Refusal::Denied(Denied::new(reason, Some(detail), false));
+        let providers = &policy.config.extension_providers;
+        let Some(provider) = providers.iter().find(|held| held.name == question.provider) else {
+            let detail =
+                format!("{} names the provider {}, which is not known", question.by, question.provider);
+            return Err(denied(Reason::AuthorizationUnresolved, detail));
+        };
+        let edits = match authorizer::ask(&self.connection, provider, Some((head, length))).await {
+            Answer::Agreed(edits) => edits,
+            Answer::Denied(response) => return Err(Refusal::Answer(response)),
+            Answer::Failed(why) if provider.fail_open => {
+                tracing::warn!(
+                    provider = &*provider.name,
+                    why,
+                    "a request passes that its authorizer did not judge"
+                );
+                Edits::default()
+            }
+            Answer::Failed(why) => {
+                let detail = format!("{}: {why}", question.by);
+                return Err(denied(Reason::ExternalAuthorizerFailed, detail));
+            }
+        };
+        let applied = edits.apply(head.headers_mut());
+        applied.map_err(|error| denied(Reason::ExternalAuthorizerFailed, error.to_string()))?;
+        let judged = self.connection.judge_agreed(head, policy, token, &question.provider, marks);
+        judged.map_err(Refusal::Denied)?;
+        Ok(edits)
+    }
+
     /// Whether what answers so goes on after its head, and must end if the policy says so.
     fn outlives_its_judgement(response: &Response) -> bool {
         !matches!(response.body, Body::Empty | Body::Full(_))
@@ -118,11 +169,43 @@ impl Handler for Inbound {
         }
         let Request { mut head, body } = request;
         // As it came, to be judged again by another policy. Kept only where the answer may outlive it.
-        let judged = revoke::Request { head: head.clone(), at: token::now() };
+        let mut judged = revoke::Request { head: head.clone(), at: token::now(), agreed: None };
         let mut marks = Marks::default();
-        if pass.is_none()
-            && let Err(denied) = self.connection.judge_request(&mut head, &policy, judged.at, &mut marks)
-        {
+        let next = match &pass {
+            Some(_) => Ok((Next::Pass, None)),
+            None => self.connection.judge_request(&mut head, &policy, judged.at, &mut marks),
+        };
+        let mut answer_fields: Vec<(String, Vec<u8>)> = Vec::new();
+        let next = match next {
+            Ok((Next::Pass, _)) => Ok(()),
+            Ok((Next::Ask(question), accepted)) => {
+                // Boxed: most requests ask nobody.
+                let length = body.exact_length();
+                let (token, held) = (accepted.as_deref(), policy.version);
+                let outcome =
+                    Box::pin(self.ask(&mut head, length, &question, token, &policy, &mut marks)).await;
+                policy = worker.policy.current();
+                match outcome {
+                    Ok(edits) => {
+                        answer_fields.clone_from(&edits.response);
+                        judged.agreed = Some(Agreed { provider: question.provider, edits });
+                        // It took its time: what holds now is what counts.
+                        if policy.version == held { Ok(()) } else { judged.judge(&self.connection, &policy) }
+                    }
+                    Err(Refusal::Denied(denied)) => Err(denied),
+                    Err(Refusal::Answer(response)) => {
+                        let reason = Reason::ExternalAuthorizerDenied;
+                        worker.metrics.answered(DIRECTION, reason);
+                        let mut record = self.record(Logged::new(&head), marks, started, grpc);
+                        record.reason = Some(reason);
+                        record.detail = Some(question.by);
+                        return observe(respond::for_client(*response, reason, grpc), record);
+                    }
+                }
+            }
+            Err(denied) => Err(denied),
+        };
+        if let Err(denied) = next {
             let challenge = token::challenge(&head, denied.reason).filter(|_| !grpc);
             let mut response = self.answer(denied, self.record(Logged::new(&head), marks, started, grpc));
             if let Some(challenge) = challenge {
@@ -180,6 +263,10 @@ impl Handler for Inbound {
         }
         let headers = response.head.headers_mut();
         strip_internal(headers);
+        for (name, value) in &answer_fields {
+            // Judged when the authorizer named it; a block that is full takes no more.
+            let _ = headers.append(name, value);
+        }
         if Self::outlives_its_judgement(&response) {
             if let Body::Tunnel(tunnel) = &mut response.body {
                 tunnel.revocable = Some(live);

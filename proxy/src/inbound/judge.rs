@@ -4,6 +4,7 @@
 //! A denial names the policy and rule that decided, or the rule that was nearest to matching: never to
 //! the client, who must not learn the rules by trying.
 
+use super::authorizer::Agreed;
 use super::connection::Connection;
 use super::token;
 use crate::http::{Known, RequestHead};
@@ -41,13 +42,31 @@ pub struct Marks {
     pub dry_run: Option<String>,
 }
 
-/// When something is judged.
+/// What is to be done before something may pass.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Next {
+    /// Nothing.
+    Pass,
+    /// An external authorizer is to be asked.
+    Ask(Question),
+}
+
+/// An external authorizer's task.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Question {
+    /// Whom to ask, as MeshConfig names it.
+    pub provider: Box<str>,
+    /// The policy and rule that want it.
+    pub by: String,
+}
+
+/// When something is judged, and which external authorizer has agreed to it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Occasion {
+enum Occasion<'a> {
     /// It has just come.
-    First,
+    First(Option<&'a str>),
     /// The policy has changed: what is still admitted was counted before.
-    Again,
+    Again(Option<&'a str>),
 }
 
 // === impl Denied ===
@@ -80,27 +99,58 @@ impl Connection {
         policy: &Policy,
         at: i64,
         marks: &mut Marks,
-    ) -> Result<(), Denied> {
+    ) -> Result<(Next, Option<Rc<Accepted>>), Denied> {
         // Before anything of it is looked at: what is not for this workload is not malformed.
         self.admit(policy)?;
         let token = self.authenticate(head, policy, at)?;
-        let target = self.judge_head(head, policy, token.as_deref(), Occasion::First, marks)?;
+        let (target, next) = self.judge_head(head, policy, token.as_deref(), Occasion::First(None), marks)?;
         if let Some(target) = target {
             head.set_path_and_query(&target).map_err(|error| malformed(error.to_string()))?;
         }
-        Ok(())
+        Ok((next, token))
     }
 
-    /// Judges a request again that was admitted at that time. `head`: as it came.
-    pub fn judge_request_again(&self, head: &RequestHead, policy: &Policy, at: i64) -> Result<(), Denied> {
-        self.admit(policy)?;
-        let mut marks = Marks::default();
-        if policy.own.tokens.is_empty() {
-            return self.judge_head(head, policy, None, Occasion::Again, &mut marks).map(drop);
+    /// Judges the rest of a request to which the authorizer has agreed: DENY and ALLOW see it as the
+    /// authorizer has edited it.
+    pub fn judge_agreed(
+        &self,
+        head: &mut RequestHead,
+        policy: &Policy,
+        token: Option<&Accepted>,
+        agreed: &str,
+        marks: &mut Marks,
+    ) -> Result<(), Denied> {
+        let (target, next) = self.judge_head(head, policy, token, Occasion::First(Some(agreed)), marks)?;
+        if let Some(target) = target {
+            head.set_path_and_query(&target).map_err(|error| malformed(error.to_string()))?;
         }
-        let mut head = head.clone();
-        let token = self.authenticate(&mut head, policy, at)?;
-        self.judge_head(&head, policy, token.as_deref(), Occasion::Again, &mut marks).map(drop)
+        unasked(next)
+    }
+
+    /// Judges a request again that was admitted at that time, with what an authorizer made of it. `head`:
+    /// as it came.
+    pub fn judge_request_again(
+        &self,
+        head: &RequestHead,
+        policy: &Policy,
+        at: i64,
+        agreed: Option<&Agreed>,
+    ) -> Result<(), Denied> {
+        self.admit(policy)?;
+        let occasion = Occasion::Again(agreed.map(|agreed| &*agreed.provider));
+        let mut marks = Marks::default();
+        let (_, next) = if policy.own.tokens.is_empty() && agreed.is_none() {
+            self.judge_head(head, policy, None, occasion, &mut marks)?
+        } else {
+            let mut head = head.clone();
+            let token = self.authenticate(&mut head, policy, at)?;
+            if let Some(agreed) = agreed {
+                let applied = agreed.edits.apply(head.headers_mut());
+                applied.map_err(|error| malformed(error.to_string()))?;
+            }
+            self.judge_head(&head, policy, token.as_deref(), occasion, &mut marks)?
+        };
+        unasked(next)
     }
 
     fn authenticate(
@@ -114,16 +164,23 @@ impl Connection {
     }
 
     /// Judges a connection of opaque bytes that has just come.
-    pub fn judge_opaque(&self, policy: &Policy, marks: &mut Marks) -> Result<(), Denied> {
+    pub fn judge_opaque(
+        &self,
+        policy: &Policy,
+        agreed: Option<&str>,
+        marks: &mut Marks,
+    ) -> Result<Next, Denied> {
         self.admit(policy)?;
-        self.authorize(policy, None, Occasion::First, marks)?;
-        self.takes_opaque(policy)
+        let next = self.authorize(policy, None, Occasion::First(agreed), marks)?;
+        self.takes_opaque(policy)?;
+        Ok(next)
     }
 
     /// Judges a connection of opaque bytes again that was admitted.
     pub fn judge_opaque_again(&self, policy: &Policy) -> Result<(), Denied> {
         self.admit(policy)?;
-        self.authorize(policy, None, Occasion::Again, &mut Marks::default())?;
+        let agreed = self.agreed();
+        unasked(self.authorize(policy, None, Occasion::Again(agreed.as_deref()), &mut Marks::default())?)?;
         self.takes_opaque(policy)
     }
 
@@ -153,9 +210,9 @@ impl Connection {
         head: &RequestHead,
         policy: &Policy,
         token: Option<&Accepted>,
-        occasion: Occasion,
+        occasion: Occasion<'_>,
         marks: &mut Marks,
-    ) -> Result<Option<String>, Denied> {
+    ) -> Result<(Option<String>, Next), Denied> {
         let rules = &policy.own.authorization;
         let path = if rules.looks_at_path() && head.path() != "*" {
             match path::canonical(head.path()) {
@@ -176,21 +233,22 @@ impl Connection {
             remote_address: remote_address(head, self.client().ip(), policy.config.trusted_proxies),
             token: token.map(|accepted| &accepted.token),
         };
-        self.authorize(policy, Some(http), occasion, marks)?;
+        let next = self.authorize(policy, Some(http), occasion, marks)?;
         let differs = rules.needs_canonical_path() && path != head.path();
-        Ok(differs.then(|| match head.query() {
+        let target = differs.then(|| match head.query() {
             Some(query) => format!("{path}?{query}"),
             None => path.into_owned(),
-        }))
+        });
+        Ok((target, next))
     }
 
     fn authorize(
         &self,
         policy: &Policy,
         http: Option<HttpFacts<'_>>,
-        occasion: Occasion,
+        occasion: Occasion<'_>,
         marks: &mut Marks,
-    ) -> Result<(), Denied> {
+    ) -> Result<Next, Denied> {
         let client = self.client().ip();
         let connection = ConnectionFacts {
             source: self.peer().map(|peer| &peer.identity),
@@ -202,23 +260,26 @@ impl Connection {
         let facts = Facts { connection, http };
         let rules = &policy.own.authorization;
         let judgement = rules.judge(&facts);
-        if occasion == Occasion::First {
+        // CUSTOM goes before DENY and ALLOW, as in Istio; what is not held denies before all.
+        let (Occasion::First(agreed) | Occasion::Again(agreed)) = occasion;
+        if let Some(decider) = judgement.custom
+            && !matches!(judgement.verdict, Verdict::Unresolved(_))
+            && decider.policy.provider.as_deref() != agreed
+        {
+            let provider = decider.policy.provider.clone().unwrap_or_default();
+            return Ok(Next::Ask(Question { provider, by: decider.to_string() }));
+        }
+        let first = matches!(occasion, Occasion::First(_));
+        if first {
             self.note(policy, &judgement, marks);
         }
         let denied = |detail| Err(Denied::new(Reason::AuthorizationDenied, Some(detail), false));
         match judgement.verdict {
-            Verdict::Allowed(_) if judgement.custom.is_some() => {
-                // No authorizer is asked yet, so none has agreed.
-                let detail = judgement.custom.map(|decider| format!("{decider} is not understood"));
-                Err(Denied::new(Reason::AuthorizationUnresolved, detail, false))
-            }
             Verdict::Allowed(decider) => {
-                if occasion == Occasion::First
-                    && let Some(decider) = decider
-                {
+                if first && let Some(decider) = decider {
                     self.decided(policy, "allow", Some(decider));
                 }
-                Ok(())
+                Ok(Next::Pass)
             }
             Verdict::Denied(decider) => {
                 self.decided(policy, "deny", Some(decider));
@@ -265,6 +326,17 @@ impl Connection {
                 metrics.decided(policy.version, verdict, address(by), rule, || by.to_string());
             }
             None => metrics.decided(policy.version, verdict, 0, 0, || "none matches".to_owned()),
+        }
+    }
+}
+
+// What an authorizer would have to be asked about, where nobody can be asked any more.
+fn unasked(next: Next) -> Result<(), Denied> {
+    match next {
+        Next::Pass => Ok(()),
+        Next::Ask(Question { by, .. }) => {
+            let detail = Some(format!("{by} wants an authorizer that has not agreed"));
+            Err(Denied::new(Reason::AuthorizationUnresolved, detail, false))
         }
     }
 }

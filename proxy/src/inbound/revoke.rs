@@ -6,6 +6,7 @@
 //! still waits for the application's answer is told with an answer of our own, who streams is cut off,
 //! also if it has stopped reading.
 
+use super::authorizer::Agreed;
 use super::connection::Connection;
 use super::judge::Denied;
 use super::probe::Pass;
@@ -41,6 +42,8 @@ pub struct Request {
     pub head: RequestHead,
     /// When it came, in seconds since 1970: a token that was good then does not end what it began.
     pub at: i64,
+    /// The external authorizer's agreement, where one was asked.
+    pub agreed: Option<Agreed>,
 }
 
 /// Everything open on a worker.
@@ -56,7 +59,7 @@ pub struct LiveSet {
 impl Request {
     /// Judges it again.
     pub fn judge(&self, connection: &Connection, policy: &Policy) -> Result<(), Denied> {
-        connection.judge_request_again(&self.head, policy, self.at)
+        connection.judge_request_again(&self.head, policy, self.at, self.agreed.as_ref())
     }
 }
 

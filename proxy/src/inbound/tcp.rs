@@ -3,8 +3,9 @@
 //! There is no HTTP to look at, so an HTTP field of a rule never admits (see the model), and a port
 //! that carries HTTP refuses them. What is denied is closed before the application sees a connection.
 
+use super::authorizer::{self, Answer};
 use super::connection::Connection;
-use super::judge::{Denied, Marks};
+use super::judge::{Denied, Marks, Next};
 use super::revoke::Live;
 use crate::stream::Stream;
 use crate::tcp::Pair;
@@ -12,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use std::io;
 use std::rc::Rc;
 use tokio::io::AsyncReadExt;
+use weft_model::reason::Reason;
 
 /// A connection to the application, admitted, of which nothing was carried yet.
 pub struct Opened {
@@ -65,7 +67,7 @@ pub async fn carry(connection: Rc<Connection>, client: Stream, buffered: Bytes) 
 pub async fn open(connection: &Rc<Connection>) -> Result<Opened, Denied> {
     let worker = connection.worker();
     let mut marks = Marks::default();
-    let judged = connection.judge_opaque(&worker.policy.current(), &mut marks);
+    let judged = Box::pin(admit(connection, &mut marks)).await;
     if !marks.is_empty() {
         tracing::info!(
             client = %connection.client(),
@@ -116,5 +118,37 @@ pub async fn carry_over(connection: Rc<Connection>, opened: Opened, client: Stre
     };
     if let Some(Some(end)) = worker.shared.drain.until_forced(carried).await {
         tracing::debug!(source = connection.source(), end = end.as_str(), "opaque connection ended");
+    }
+}
+
+/// Judges a connection that has just come; an external authorizer is told of its two ends.
+async fn admit(connection: &Connection, marks: &mut Marks) -> Result<(), Denied> {
+    let policy = connection.worker().policy.current();
+    let question = match connection.judge_opaque(&policy, None, marks)? {
+        Next::Pass => return Ok(()),
+        Next::Ask(question) => question,
+    };
+    let denied = |reason, why: &str| Err(Denied::new(reason, Some(format!("{}: {why}", question.by)), false));
+    let providers = &policy.config.extension_providers;
+    let Some(provider) = providers.iter().find(|held| held.name == question.provider) else {
+        return denied(Reason::AuthorizationUnresolved, "its provider is not known");
+    };
+    match authorizer::ask(connection, provider, None).await {
+        Answer::Agreed(_) => {}
+        Answer::Denied(_) => return denied(Reason::ExternalAuthorizerDenied, "denied"),
+        Answer::Failed(why) if provider.fail_open => {
+            tracing::warn!(
+                provider = &*provider.name,
+                why,
+                "a connection passes that its authorizer did not judge"
+            );
+        }
+        Answer::Failed(why) => return denied(Reason::ExternalAuthorizerFailed, &why),
+    }
+    connection.agree(question.provider.clone());
+    // It took its time: what holds now is what counts.
+    match connection.judge_opaque(&connection.worker().policy.current(), Some(&question.provider), marks)? {
+        Next::Pass => Ok(()),
+        Next::Ask(_) => denied(Reason::AuthorizationUnresolved, "another authorizer is to be asked now"),
     }
 }

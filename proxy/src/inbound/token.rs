@@ -68,7 +68,10 @@ pub fn authenticate(
     }
     let found = find(head, set.places());
     if !set.written_headers().is_empty() {
-        keep_unnominated(head.headers_mut(), set.written_headers());
+        let ours = |element: &[u8]| {
+            set.written_headers().iter().any(|name| element.eq_ignore_ascii_case(name.as_bytes()))
+        };
+        keep_unnominated(head.headers_mut(), ours);
         for name in set.written_headers() {
             head.headers_mut().remove_name(name);
         }
@@ -340,9 +343,8 @@ fn remove(head: &mut RequestHead, places: &[TokenPlace], text: Option<&str>) {
 
 // A client that names one of our fields in `Connection` would have it removed before the application
 // sees it: such an element is taken out.
-fn keep_unnominated(headers: &mut Headers, names: &[Box<str>]) {
-    let ours = |element: &[u8]| names.iter().any(|name| element.eq_ignore_ascii_case(name.as_bytes()));
-    if !headers.get_all(Known::Connection).any(|value| elements(value).any(ours)) {
+pub(super) fn keep_unnominated(headers: &mut Headers, ours: impl Fn(&[u8]) -> bool) {
+    if !headers.get_all(Known::Connection).any(|value| elements(value).any(&ours)) {
         return;
     }
     let others: Vec<Vec<u8>> = headers

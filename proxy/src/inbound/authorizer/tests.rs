@@ -1,0 +1,90 @@
+use super::*;
+
+fn option(key: &str, value: &str) -> wire::HeaderValueOption {
+    let header = wire::HeaderValue { key: key.into(), value: value.into(), raw_value: Vec::new() };
+    wire::HeaderValueOption { header: Some(header), ..Default::default() }
+}
+
+fn agreed(headers: Vec<wire::HeaderValueOption>, remove: &[&str]) -> wire::CheckResponse {
+    let agreed = wire::OkHttpResponse {
+        headers,
+        headers_to_remove: remove.iter().map(ToString::to_string).collect(),
+        ..Default::default()
+    };
+    wire::CheckResponse { status: None, http_response: Some(HttpResponse::OkResponse(agreed)) }
+}
+
+fn status(code: i32) -> Option<wire::Status> {
+    Some(wire::Status { code, message: String::new() })
+}
+
+#[test]
+fn an_agreement_edits_the_request_as_it_says() {
+    let append =
+        wire::HeaderValueOption { append: Some(wire::BoolValue { value: true }), ..option("x-list", "b") };
+    let absent = wire::HeaderValueOption { append_action: 1, ..option("x-there", "no") };
+    let present = wire::HeaderValueOption { append_action: 3, ..option("x-gone", "no") };
+    let all = vec![option("x-user", "joe"), append, absent, present];
+    let Answer::Agreed(edits) = understand(agreed(all, &["x-secret"])) else { panic!() };
+    let mut headers = Headers::new();
+    for (name, value) in [("X-User", "admin"), ("x-list", "a"), ("x-there", "yes"), ("x-secret", "s")] {
+        headers.append(name, value.as_bytes()).unwrap();
+    }
+    edits.apply(&mut headers).unwrap();
+    let left: Vec<_> =
+        headers.iter().map(|field| format!("{}: {}", field.name_str(), field.value_str().unwrap())).collect();
+    assert_eq!(left, ["X-User: joe", "x-list: a", "x-there: yes", "x-list: b"]);
+}
+
+#[test]
+fn what_is_not_understood_is_no_agreement() {
+    let failed = |response| matches!(understand(response), Answer::Failed(_));
+    for name in ["host", "Content-Length", "transfer-encoding", "connection", "x-weft-reason", "a b", ""] {
+        assert!(failed(agreed(vec![option(name, "1")], &[])), "{name}");
+        assert!(failed(agreed(Vec::new(), &[name])), "{name}");
+    }
+    assert!(failed(agreed(vec![option("x-a", "1\r\nx-b: 2")], &[])));
+    assert!(failed(agreed(vec![wire::HeaderValueOption { append_action: 9, ..option("x-a", "1") }], &[])));
+    assert!(failed(agreed(vec![option("x-a", "1"); EDITS_MAX + 1], &[])));
+    let query = wire::OkHttpResponse { query_parameters_to_remove: vec!["a".into()], ..Default::default() };
+    let query = wire::CheckResponse { status: None, http_response: Some(HttpResponse::OkResponse(query)) };
+    assert!(failed(query));
+    let denied = HttpResponse::DeniedResponse(wire::DeniedHttpResponse::default());
+    assert!(failed(wire::CheckResponse { status: status(0), http_response: Some(denied.clone()) }));
+    // Without a word, or with the other half's words, an error code is a denial.
+    for said in [None, Some(denied), agreed(Vec::new(), &[]).http_response] {
+        let response = wire::CheckResponse { status: status(7), http_response: said };
+        assert!(matches!(understand(response), Answer::Denied(_)));
+    }
+}
+
+#[test]
+fn a_denial_is_passed_on_as_given() {
+    let denied = wire::DeniedHttpResponse {
+        status: Some(wire::HttpStatus { code: 302 }),
+        headers: vec![option("location", "https://login.example/")],
+        body: "log in".into(),
+    };
+    let response =
+        wire::CheckResponse { status: status(16), http_response: Some(HttpResponse::DeniedResponse(denied)) };
+    let Answer::Denied(response) = understand(response) else { panic!() };
+    assert_eq!(response.head.status.as_u16(), 302);
+    assert_eq!(response.head.headers().find("location"), Some(&b"https://login.example/"[..]));
+    assert!(matches!(response.body, Body::Full(text) if text == "log in"));
+    for code in [0, 99, 700, -1] {
+        let denied =
+            wire::DeniedHttpResponse { status: Some(wire::HttpStatus { code }), ..Default::default() };
+        let said = Some(HttpResponse::DeniedResponse(denied));
+        let response = wire::CheckResponse { status: status(7), http_response: said };
+        assert!(matches!(understand(response), Answer::Failed(_)), "{code}");
+    }
+}
+
+#[test]
+fn a_message_is_one_frame_and_nothing_else() {
+    assert_eq!(unframe(&[0, 0, 0, 0, 2, 7, 8]), Some(&[7, 8][..]));
+    assert_eq!(unframe(&[0, 0, 0, 0, 0]), Some(&[][..]));
+    for bad in [&[][..], &[0, 0, 0, 0], &[1, 0, 0, 0, 0], &[0, 0, 0, 0, 1], &[0, 0, 0, 0, 0, 1]] {
+        assert_eq!(unframe(bad), None, "{bad:?}");
+    }
+}

@@ -1,0 +1,150 @@
+//! An external authorizer: a gRPC server that speaks Envoy's `ext_authz`, and answers as the request's own
+//! header `x-ask` says.
+
+use crate::http2::send_all;
+use crate::wait;
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use prost::Message;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use tokio::net::{TcpListener, TcpStream};
+use weft_model::proto::ext_authz as wire;
+
+/// A running authorizer.
+#[derive(Debug)]
+pub struct Authorizer {
+    address: SocketAddr,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// One question.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The path of the call, and the identity that its proxy proved.
+    pub call: (String, String),
+    /// What it is about.
+    pub attributes: wire::AttributeContext,
+}
+
+impl Asked {
+    /// What it says of the request.
+    pub fn http(&self) -> &wire::attribute_context::HttpRequest {
+        let request = self.attributes.request.as_ref().expect("the question is about a request");
+        request.http.as_ref().expect("the request is HTTP")
+    }
+}
+
+impl Authorizer {
+    /// Starts one.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
+        let shared = asked.clone();
+        let task = wait::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                wait::spawn(serve(stream, shared.clone()));
+            }
+        });
+        Self { address, asked, task }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// All questions so far.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().expect("no panic while it is held").clone()
+    }
+}
+
+impl Drop for Authorizer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(stream: TcpStream, asked: Arc<Mutex<Vec<Asked>>>) {
+    let Ok(mut server) = h2::server::handshake(stream).await else { return };
+    while let Some(Ok((request, respond))) = server.accept().await {
+        let asked = asked.clone();
+        wait::spawn(async move {
+            let _ = answer(request, respond, &asked).await;
+        });
+    }
+}
+
+async fn answer(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    asked: &Mutex<Vec<Asked>>,
+) -> Result<(), h2::Error> {
+    let (parts, mut body) = request.into_parts();
+    let mut framed = Vec::new();
+    while let Some(data) = body.data().await {
+        framed.extend_from_slice(&data?);
+    }
+    let question = wire::CheckRequest::decode(framed.get(5..).unwrap_or_default()).unwrap_or_default();
+    let attributes = question.attributes.unwrap_or_default();
+    let certificate = parts.headers.get("x-forwarded-client-cert");
+    let certificate = certificate.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let call = (parts.uri.path().to_owned(), certificate);
+    let heard = Asked { call, attributes };
+    let http = heard.attributes.request.as_ref().and_then(|request| request.http.as_ref());
+    let wish = http.and_then(|http| http.headers.get("x-ask")).cloned().unwrap_or_default();
+    asked.lock().expect("no panic while it is held").push(heard);
+    let message = match wish.as_str() {
+        "silence" => std::future::pending().await,
+        "garbage" => vec![0xff; 20],
+        wish => say(wish).encode_to_vec(),
+    };
+    let head = Response::builder().header("content-type", "application/grpc").body(()).expect("a head");
+    let mut send = respond.send_response(head, false)?;
+    send_all(&mut send, crate::http2::frame(&message), false).await?;
+    let mut trailers = HeaderMap::new();
+    let status = if wish == "error" { "13" } else { "0" };
+    trailers.insert("grpc-status", HeaderValue::from_static(status));
+    send.send_trailers(trailers)
+}
+
+fn say(wish: &str) -> wire::CheckResponse {
+    use wire::check_response::HttpResponse;
+    let option = |key: &str, value: &str| wire::HeaderValueOption {
+        header: Some(wire::HeaderValue { key: key.into(), value: value.into(), raw_value: Vec::new() }),
+        ..Default::default()
+    };
+    let code = |code| Some(wire::Status { code, message: String::new() });
+    match wish {
+        "deny" => wire::CheckResponse {
+            status: code(7),
+            http_response: Some(HttpResponse::DeniedResponse(wire::DeniedHttpResponse {
+                status: Some(wire::HttpStatus { code: 429 }),
+                headers: vec![option("x-why", "not today")],
+                body: "come back tomorrow".into(),
+            })),
+        },
+        "edit" => wire::CheckResponse {
+            status: None,
+            http_response: Some(HttpResponse::OkResponse(wire::OkHttpResponse {
+                headers: vec![option("x-user", "joe")],
+                headers_to_remove: vec!["x-ask".into()],
+                response_headers_to_add: vec![option("x-judged", "yes")],
+                ..Default::default()
+            })),
+        },
+        "smuggle" => wire::CheckResponse {
+            status: None,
+            http_response: Some(HttpResponse::OkResponse(wire::OkHttpResponse {
+                headers: vec![option("content-length", "5")],
+                ..Default::default()
+            })),
+        },
+        _ => wire::CheckResponse { status: code(0), http_response: None },
+    }
+}
