@@ -80,11 +80,11 @@ pub(crate) fn bind(
 // A rule that matches nothing which an earlier one does not decides nothing.
 fn warn_of_shadows(report: &Report<'_>, written: &[Rule], rules: &[weft_model::authorization::Rule]) {
     for (index, rule) in written.iter().enumerate() {
-        if let Some(earlier) = shadowing(rules, index) {
+        if let (Some(place), Some(earlier)) = (rule.place, shadowing(rules, index)) {
             let message = format!("the rule never decides: rule {earlier} matches all that it matches");
             let hint =
                 format!("remove it, or say less in rule {earlier} (line {})", rules[earlier].provenance.line);
-            report.warn(rule.place, message, hint);
+            report.warn(place, message, hint);
         }
     }
 }
@@ -99,7 +99,9 @@ fn warn_of_dead(report: &Report<'_>, all: &[(&Document<'_, AuthorizationPolicy<'
             model.sources.is_empty() && model.operations.is_empty() && model.conditions.is_empty()
         };
         if document.spec.rules.iter().any(matches_all) {
-            bound.iter().for_each(|index| drop(closed.entry(*index).or_insert(document.metadata.name.place)));
+            for index in bound {
+                closed.entry(*index).or_insert(document.metadata.name.place);
+            }
         }
     }
     for (document, bound) in all.iter().filter(|(document, _)| enforced(&document.spec, Action::Allow)) {

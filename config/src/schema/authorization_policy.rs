@@ -32,6 +32,8 @@ pub(crate) struct AuthorizationPolicy<'r> {
 
 #[derive(Debug, Default)]
 pub(crate) struct Rule {
+    /// Where it stands.
+    pub(crate) place: Option<Place>,
     pub(crate) model: Model,
     /// The first field that needs HTTP.
     pub(crate) http: Option<At<&'static str>>,
@@ -141,7 +143,7 @@ fn split_rules(items: &[Value<'_>]) {
 
 fn rule(value: Value<'_>, metadata: &Metadata<'_>) -> Option<Rule> {
     let object = value.object()?;
-    let mut rule = Rule::default();
+    let mut rule = Rule { place: Some(value.place), ..Rule::default() };
     rule.model.provenance = value.report.provenance(value.place);
     for item in object.take("from").and_then(|value| value.items(ITEMS_MAX)).unwrap_or_default() {
         let source = item.object().and_then(|item| item.require("source")).and_then(Value::object);
