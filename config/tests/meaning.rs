@@ -174,11 +174,11 @@ fn a_dry_run_is_held_as_one() {
 #[test]
 fn provenance_is_the_line_of_policy_and_rule() {
     let mesh = clean(
-        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: a\nspec:\n  rules:\n  - {}\n  - from:\n    - source: {namespaces: [a]}\n",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: a\nspec:\n  rules:\n  - from:\n    - source: {namespaces: [b]}\n  - from:\n    - source: {namespaces: [a]}\n",
     );
     let policy = mesh.authorizations.values().next().unwrap();
     assert_eq!((policy.provenance.file.as_ref(), policy.provenance.line), ("test.yaml", 1));
-    assert_eq!(policy.rules.iter().map(|rule| rule.provenance.line).collect::<Vec<_>>(), [7, 8]);
+    assert_eq!(policy.rules.iter().map(|rule| rule.provenance.line).collect::<Vec<_>>(), [7, 9]);
     assert_eq!(policy.action, Action::Allow);
 }
 

@@ -75,6 +75,7 @@ fn canonical_paths_are_fixed_points_with_nothing_left_to_resolve() {
 fn tokens_and_key_sets_have_one_spelling() {
     const PIECES: &[&str] = &[
         "eyJhbGciOiJFUzI1NiJ9",
+        "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJhIn0.",
         "eyJhbGciOiJub25lIn0",
         "eyJpc3MiOiJhIn0",
         "e30",

@@ -282,9 +282,9 @@ impl KeyStore {
     fn expire(&self, now: SystemTime) {
         let mut entries = self.lock();
         for (uri, entry) in entries.iter_mut() {
-            let old = entry
-                .fetched
-                .is_some_and(|at| now.duration_since(at).is_ok_and(|age| age > self.settings.jwks_age_max));
+            let old = entry.fetched.is_some_and(|at| {
+                now.duration_since(at).map_or(true, |age| age > self.settings.jwks_age_max)
+            });
             if old && entry.keys.take().is_some() {
                 tracing::error!(uri = %uri, "keys are too old: tokens of the issuer are refused");
                 self.version.fetch_add(1, Ordering::Release);

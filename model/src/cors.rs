@@ -172,11 +172,14 @@ impl Cors {
         fields
     }
 
-    /// What is said in the answer to a request that a page made.
-    pub fn answer(&self, origin: &str) -> Fields {
-        if !self.allows(origin) {
-            return Vec::new();
-        }
+    /// What is said in the answer to a request, made by a page of that origin or by none.
+    pub fn answer(&self, origin: Option<&str>) -> Fields {
+        let Some(origin) = origin.filter(|origin| self.allows(origin)) else {
+            // Another origin would be told otherwise, and caches must know (the Fetch standard, "CORS
+            // protocol and HTTP caches").
+            let fixed = self.origins.contains(&OriginMatch::Any) && !self.credentials;
+            return if fixed { Vec::new() } else { vec![("vary", "Origin".to_owned())] };
+        };
         let mut fields = self.allow(origin);
         // `*` is all but what needs credentials; with them it would be a header's name.
         if let Some(value) = self.expose.value(self.credentials, None) {
@@ -267,14 +270,19 @@ mod tests {
         let fields = closed.preflight("https://a", "PUT", Some("x-z"));
         assert!(fields.iter().all(|(_, value)| value != "*"), "{fields:?}");
         assert!(fields.contains(&("access-control-allow-headers", "x-z".to_owned())));
-        assert!(closed.answer("https://a").iter().all(|(name, _)| *name != "access-control-expose-headers"));
+        assert!(
+            closed.answer(Some("https://a")).iter().all(|(name, _)| *name != "access-control-expose-headers")
+        );
     }
 
     #[test]
     fn an_origin_that_could_carry_more_than_itself_is_not_echoed() {
         for origin in ["https://a,https://b", "https://a\r\nx: y", "https://a b", ""] {
-            assert!(cors(&["*"]).answer(origin).is_empty(), "{origin:?}");
+            assert!(cors(&["*"]).answer(Some(origin)).is_empty(), "{origin:?}");
         }
-        assert!(cors(&["*"]).answer(&format!("https://{}", "a".repeat(600))).is_empty());
+        assert!(cors(&["*"]).answer(Some(&format!("https://{}", "a".repeat(600)))).is_empty());
+        let vary = [("vary", "Origin".to_owned())];
+        assert_eq!(cors(&["https://a"]).answer(None), vary);
+        assert_eq!(cors(&["https://a"]).answer(Some("https://b")), vary);
     }
 }

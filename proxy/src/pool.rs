@@ -83,6 +83,8 @@ pub struct Pool {
     idle_age: IdleAge,
     shared: RefCell<Vec<h2::ClientConnection>>,
     connecting: Cell<bool>,
+    /// When the last HTTP/2 handshake failed, and why.
+    failed: Cell<Option<(Instant, Reason)>>,
     connected: Notify,
     in_flight: Cell<usize>,
     limits: Rc<Limits>,
@@ -112,6 +114,7 @@ impl Pool {
             idle: RefCell::default(),
             shared: RefCell::default(),
             connecting: Cell::new(false),
+            failed: Cell::new(None),
             connected: Notify::new(),
             in_flight: Cell::new(0),
             limits: Rc::default(),
@@ -278,6 +281,7 @@ impl Pool {
     }
 
     async fn http2(self: &Rc<Self>, worker: &Rc<Worker>) -> Result<h2::ClientConnection, Reason> {
+        let asked = Instant::now();
         loop {
             let full = {
                 let mut shared = self.shared.borrow_mut();
@@ -295,15 +299,22 @@ impl Pool {
                 return Err(Reason::Overloaded);
             }
             if self.connecting.get() {
-                // One handshake at a time; whoever waits takes what it brought, or makes the next.
+                // One handshake at a time; whoever waits takes what it brought, its failure included, so
+                // that those who wait do not fail one after the other.
                 self.connected.notified().await;
+                if let Some((at, reason)) = self.failed.get()
+                    && at >= asked
+                {
+                    return Err(reason);
+                }
                 continue;
             }
             self.connecting.set(true);
             let made = Connecting(self);
             let connection = Box::pin(self.connect_http2(worker)).await;
-            if let Ok(connection) = &connection {
-                self.shared.borrow_mut().push(connection.clone());
+            match &connection {
+                Ok(connection) => self.shared.borrow_mut().push(connection.clone()),
+                Err(reason) => self.failed.set(Some((Instant::now(), *reason))),
             }
             drop(made);
             return connection;

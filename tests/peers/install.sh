@@ -30,6 +30,7 @@ if ! command -v postgres >/dev/null && ! compgen -G '/usr/lib/postgresql/*/bin/p
     echo "installing postgresql, without a cluster of its own"
     administrator=()
     [ "$(id -u)" = 0 ] || administrator=(sudo)
+    "${administrator[@]}" apt-get update -qq
     "${administrator[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
         postgresql-common >/dev/null
     "${administrator[@]}" sed -i 's/^#*create_main_cluster.*/create_main_cluster = false/' \

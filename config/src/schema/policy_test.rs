@@ -55,10 +55,7 @@ pub(crate) fn read(spec: Option<&Object<'_>>, metadata: &Metadata<'_>) -> Vec<Ca
 }
 
 fn caller(object: &Object<'_>) -> Option<Caller> {
-    let claims = match object.take("claims") {
-        Some(value) => Some(claims(value)?),
-        None => None,
-    };
+    let token = object.take("claims").map(claims);
     let workload = object.take("workload");
     let principal = object.take("principal");
     let namespace = object.take("namespace");
@@ -93,6 +90,10 @@ fn caller(object: &Object<'_>) -> Option<Caller> {
             "nobody calls: name a `workload`, a `principal` or a `namespace`, or say `plaintext: true`",
         );
         return None;
+    };
+    let claims = match token {
+        Some(read) => Some(read?),
+        None => None,
     };
     Some(Caller { who, ip, claims, plaintext })
 }

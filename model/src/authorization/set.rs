@@ -116,8 +116,11 @@ impl AuthorizationSet {
             kinds.allow |= enforced && policy.action == Action::Allow;
             kinds.dry_run |= !enforced;
             kinds.dry_run_allow |= !enforced && policy.action == Action::Allow;
-            kinds.path |= policy.has_path_rule();
-            kinds.enforced_path |= enforced && policy.action != Action::Audit && policy.has_path_rule();
+            // An external authorizer is shown the path, and may look at it.
+            let shown = policy.action == Action::Custom && !policy.rules.is_empty();
+            let looks = policy.has_path_rule() || shown;
+            kinds.path |= looks;
+            kinds.enforced_path |= enforced && policy.action != Action::Audit && looks;
         }
         let (http, opaque) = (Index::of_requests(&policies), Index::of_connections(&policies));
         Self { policies, unresolved, kinds, http, opaque }
@@ -163,9 +166,11 @@ impl AuthorizationSet {
         self.policies
             .iter()
             .filter(|policy| !policy.dry_run && policy.action != Action::Audit)
-            .flat_map(|policy| &policy.rules)
-            .any(|rule| {
-                rule.needs_http() && (rule.operations.is_empty() || rule.operations.iter().any(of_port))
+            .flat_map(|policy| policy.rules.iter().map(move |rule| (policy.action == Action::Custom, rule)))
+            .any(|(custom, rule)| {
+                // An external authorizer is asked about requests, whatever its rule looks at.
+                (custom || rule.needs_http())
+                    && (rule.operations.is_empty() || rule.operations.iter().any(of_port))
             })
     }
 

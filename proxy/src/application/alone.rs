@@ -21,7 +21,7 @@ pub const PROC: &str = "/proc";
 /// Resolves when there was another process, and there is none any more.
 pub async fn alone(root: &Path) {
     let own = std::process::id();
-    let mut known = None;
+    let (mut known, mut told) = (None, false);
     loop {
         match other(root, own, known) {
             Ok(Some(id)) => {
@@ -31,9 +31,12 @@ pub async fn alone(root: &Path) {
                 known = Some(id);
             }
             Ok(None) if known.is_some() => return,
-            Ok(None) => {}
+            Ok(None) => told = false,
             // Better never to leave than to leave an application alone.
-            Err(error) => tracing::warn!(%error, "the processes of this pid namespace cannot be listed"),
+            Err(error) if !std::mem::replace(&mut told, true) => {
+                tracing::warn!(%error, "the processes of this pid namespace cannot be listed");
+            }
+            Err(_) => {}
         }
         tokio::time::sleep(if known.is_some() { INTERVAL } else { INTERVAL_FIRST }).await;
     }
@@ -41,13 +44,15 @@ pub async fn alone(root: &Path) {
 
 /// Another process that lives: `known` if it still does, else any.
 fn other(root: &Path, own: u32, known: Option<u32>) -> io::Result<Option<u32>> {
-    if let Some(id) = known.filter(|id| counts(root, *id)) {
+    if let Some(id) = known
+        && counts(root, id)?
+    {
         return Ok(Some(id));
     }
     for entry in fs::read_dir(root)? {
         let name = entry?.file_name();
         let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        if id != own && counts(root, id) {
+        if id != own && counts(root, id)? {
             return Ok(Some(id));
         }
     }
@@ -55,15 +60,21 @@ fn other(root: &Path, own: u32, known: Option<u32>) -> io::Result<Option<u32>> {
 }
 
 /// Whether a process lives and is anybody's.
-fn counts(root: &Path, id: u32) -> bool {
-    // Gone between listing and reading is gone.
-    let Ok(text) = fs::read_to_string(root.join(id.to_string()).join("stat")) else { return false };
+fn counts(root: &Path, id: u32) -> io::Result<bool> {
+    let text = match fs::read(root.join(id.to_string()).join("stat")) {
+        // A name is cut at 15 bytes, in the middle of a letter if need be.
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        // Gone between listing and reading is gone; anything else says nothing.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32) => return Ok(false),
+        Err(error) => return Err(error),
+    };
     // `ID (NAME) STATE …`; the name may hold anything, parentheses included.
-    let Some((before, after)) = text.rsplit_once(") ") else { return false };
+    let Some((before, after)) = text.rsplit_once(") ") else { return Ok(false) };
     let name = before.split_once('(').map_or("", |(_, name)| name);
     let dead = after.starts_with(['Z', 'X']);
     let pause = id == 1 && name == "pause";
-    !dead && !pause
+    Ok(!dead && !pause)
 }
 
 #[cfg(test)]

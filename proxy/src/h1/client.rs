@@ -59,7 +59,7 @@ pub struct SendError {
 /// Whether the server may have seen a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Delivered {
-    /// Not a byte of it left.
+    /// The application cannot have seen it.
     No,
     /// It may have.
     Maybe,

@@ -106,7 +106,7 @@ async fn call(
     question: &wire::CheckRequest,
 ) -> Result<wire::CheckResponse, String> {
     let target = Target::Destination { asked: Asked::Service(provider.service.clone()), port: provider.port };
-    let outbound = Outbound::new(connection.worker().clone(), connection.local(), target);
+    let outbound = Outbound::of_the_proxy(connection.worker().clone(), connection.local(), target);
     let request = grpc_request(provider, question).map_err(|error| error.to_string())?;
     let mut response = outbound.call(request).await;
     if let Some(reason) = response.head.headers().get_str(Known::XWeftReason) {
@@ -241,14 +241,14 @@ fn understand(response: wire::CheckResponse) -> Answer {
             Ok(edits) => Answer::Agreed(edits),
             Err(why) => Answer::Failed(why),
         },
-        // One half says yes and the other no.
-        (0, Some(HttpResponse::DeniedResponse(_))) => {
-            Answer::Failed("its answer contradicts itself".to_owned())
+        // A no stays a no, however it is worded: `failOpen` is for silence.
+        (_, Some(HttpResponse::DeniedResponse(denied))) => {
+            let response = denial(denied).unwrap_or_else(|why| {
+                tracing::warn!(why, "an authorizer's denial is not passed on as it is worded");
+                Response::local(Reason::ExternalAuthorizerDenied)
+            });
+            Answer::Denied(Box::new(response))
         }
-        (_, Some(HttpResponse::DeniedResponse(denied))) => match denial(denied) {
-            Ok(response) => Answer::Denied(Box::new(response)),
-            Err(why) => Answer::Failed(why),
-        },
         (_, None | Some(HttpResponse::OkResponse(_))) => {
             Answer::Denied(Box::new(Response::local(Reason::ExternalAuthorizerDenied)))
         }
@@ -324,6 +324,11 @@ fn denial(denied: wire::DeniedHttpResponse) -> Result<Response, String> {
 }
 
 impl Edits {
+    /// Whether what is forwarded is to be another request than came.
+    pub fn changes_the_request(&self) -> bool {
+        !(self.request.is_empty() && self.remove.is_empty())
+    }
+
     /// Edits the request. What it must not touch was refused before.
     pub fn apply(&self, headers: &mut Headers) -> Result<(), HeaderError> {
         let set =

@@ -168,7 +168,7 @@ impl Handler for Inbound {
             (pass, policy) = Box::pin(probe::recognise(&self.connection, &mut request)).await;
         }
         let Request { mut head, body } = request;
-        // As it came, to be judged again by another policy. Kept only where the answer may outlive it.
+        // As it came, to be judged again when the policy changes before it has been answered.
         let mut judged = revoke::Request { head: head.clone(), at: token::now(), agreed: None };
         let mut marks = Marks::default();
         let next = match &pass {
@@ -190,7 +190,11 @@ impl Handler for Inbound {
                         answer_fields.clone_from(&edits.response);
                         judged.agreed = Some(Agreed { provider: question.provider, edits });
                         // It took its time: what holds now is what counts.
-                        if policy.version == held { Ok(()) } else { judged.judge(&self.connection, &policy) }
+                        if policy.version == held {
+                            Ok(())
+                        } else {
+                            judged.judge_anew(&self.connection, &policy).map(|anew| head = anew)
+                        }
                     }
                     Err(Refusal::Denied(denied)) => Err(denied),
                     Err(Refusal::Answer(response)) => {

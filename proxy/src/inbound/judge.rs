@@ -101,7 +101,7 @@ impl Connection {
         marks: &mut Marks,
     ) -> Result<(Next, Option<Rc<Accepted>>), Denied> {
         // Before anything of it is looked at: what is not for this workload is not malformed.
-        self.admit(policy)?;
+        self.admit(policy).inspect_err(|_| token::hide(head, &policy.own.tokens))?;
         let token = self.authenticate(head, policy, at)?;
         let (target, next) = self.judge_head(head, policy, token.as_deref(), Occasion::First(None), marks)?;
         if let Some(target) = target {
@@ -151,6 +151,31 @@ impl Connection {
             self.judge_head(&head, policy, token.as_deref(), occasion, &mut marks)?
         };
         unasked(next)
+    }
+
+    /// Judges a request anew, of which nothing was sent yet, and makes of it what is forwarded under
+    /// this policy. `head`: as it came.
+    pub fn judge_request_anew(
+        &self,
+        head: &RequestHead,
+        policy: &Policy,
+        at: i64,
+        agreed: Option<&Agreed>,
+    ) -> Result<RequestHead, Denied> {
+        self.admit(policy)?;
+        let mut head = head.clone();
+        let token = self.authenticate(&mut head, policy, at)?;
+        if let Some(agreed) = agreed {
+            agreed.edits.apply(head.headers_mut()).map_err(|error| malformed(error.to_string()))?;
+        }
+        let occasion = Occasion::Again(agreed.map(|agreed| &*agreed.provider));
+        let (target, next) =
+            self.judge_head(&head, policy, token.as_deref(), occasion, &mut Marks::default())?;
+        if let Some(target) = target {
+            head.set_path_and_query(&target).map_err(|error| malformed(error.to_string()))?;
+        }
+        unasked(next)?;
+        Ok(head)
     }
 
     fn authenticate(

@@ -46,7 +46,11 @@ pub async fn first(connection: Rc<Connection>, opening: &mut Opening, silence: D
         biased;
         heard = opened.hear() => match heard {
             Ok(_) => return Some(First::Opaque(connection, opened)),
-            Err(_) => return spoken(opening).await,
+            // Nothing of the application's is held for who may not go on.
+            Err(_) => {
+                drop(opened);
+                return spoken(opening).await;
+            }
         },
         said = spoken(opening) => said,
     };
@@ -111,7 +115,9 @@ pub async fn serve(connection: Connection, opening: Opening, spoken: Spoken) {
     match tcp::open(&connection).await {
         Ok(opened) => carry(connection, opening, opened).await,
         Err(denied) => {
-            count(&connection, "refused");
+            // Whoever could not be served, but was let in, has to move before the port can be STRICT.
+            let admitted = connection.admit(&connection.worker().policy.current()).is_ok();
+            count(&connection, if admitted { "admitted" } else { "refused" });
             tcp::refuse(&connection, &denied);
             if tls {
                 detect::refuse_tls(opening).await;

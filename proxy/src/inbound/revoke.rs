@@ -19,6 +19,9 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use weft_model::reason::Reason;
 
+/// How many are judged before others get their turn: at 50 µs for a signature, three milliseconds.
+const JUDGED_AT_ONCE: usize = 64;
+
 /// Something open that was admitted.
 pub struct Live {
     connection: Rc<Connection>,
@@ -60,6 +63,11 @@ impl Request {
     /// Judges it again.
     pub fn judge(&self, connection: &Connection, policy: &Policy) -> Result<(), Denied> {
         connection.judge_request_again(&self.head, policy, self.at, self.agreed.as_ref())
+    }
+
+    /// Judges it before anything of it was sent; what is then to be sent.
+    pub fn judge_anew(&self, connection: &Connection, policy: &Policy) -> Result<RequestHead, Denied> {
+        connection.judge_request_anew(&self.head, policy, self.at, self.agreed.as_ref())
     }
 }
 
@@ -195,12 +203,18 @@ impl LiveSet {
         members.push(Rc::downgrade(live));
     }
 
-    /// Judges everything that is open by this policy.
-    pub fn judge(&self, policy: &Policy) {
+    /// Judges everything that is open by this policy. Others of the worker get their turn meanwhile: a
+    /// rotated key may mean a signature for each request that is open.
+    pub async fn judge(&self, policy: &Policy) {
         // Taken out: closing one must not meet the list borrowed.
         let members = std::mem::take(&mut *self.members.borrow_mut());
-        for live in members.iter().filter_map(Weak::upgrade) {
-            live.judge(policy);
+        for (index, member) in members.iter().enumerate() {
+            if let Some(live) = member.upgrade() {
+                live.judge(policy);
+            }
+            if index % JUDGED_AT_ONCE == JUDGED_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
         }
         let mut new = self.members.borrow_mut();
         new.extend(members.into_iter().filter(|member| member.strong_count() > 0));
@@ -217,7 +231,7 @@ impl LiveSet {
                 && now.too_old == judged.too_old
                 && now.config == judged.config;
             if !same {
-                self.judge(&now);
+                self.judge(&now).await;
             }
             judged = now;
         }

@@ -134,6 +134,10 @@ async fn admit(connection: &Connection, marks: &mut Marks) -> Result<(), Denied>
         return denied(Reason::AuthorizationUnresolved, "its provider is not known");
     };
     match authorizer::ask(connection, provider, None).await {
+        // Edits of a request that there is not: an agreement that rests on them is none.
+        Answer::Agreed(edits) if edits.changes_the_request() => {
+            return denied(Reason::ExternalAuthorizerFailed, "it agrees to a request, and there is none");
+        }
         Answer::Agreed(_) => {}
         Answer::Denied(_) => return denied(Reason::ExternalAuthorizerDenied, "denied"),
         Answer::Failed(why) if provider.fail_open => {

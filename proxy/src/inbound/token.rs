@@ -99,6 +99,11 @@ pub fn authenticate(
     }
 }
 
+/// Takes whatever may be a token out of a request that nobody looks at: the log must not see it.
+pub fn hide(head: &mut RequestHead, set: &RequestAuthenticationSet) {
+    remove(head, set.places(), None);
+}
+
 /// What `WWW-Authenticate` says (RFC 6750, in Envoy's words), if the answer has one.
 pub fn challenge(head: &RequestHead, reason: Reason) -> Option<String> {
     if reason.status() != 401 {

@@ -205,6 +205,10 @@ impl Replica {
 
     /// It could not be reached.
     pub fn failed(&self, now: Instant) {
+        // Those that failed together are one failure.
+        if self.ejected_until.get().is_some_and(|until| now < until) {
+            return;
+        }
         let failures = self.failures.get().saturating_add(1);
         self.failures.set(failures);
         let age = EJECTION_MIN.saturating_mul(1 << (failures - 1).min(10)).min(EJECTION_MAX);

@@ -66,8 +66,11 @@ async fn either(worker: &Rc<Worker>, port: &Rc<Port>, opening: &mut Opening) -> 
     let spoken = tokio::select! {
         biased;
         heard = opened.hear() => match heard {
-            Ok(_) => {
-                super::remember(worker, port, Kind::ServerFirst, opened.first(), None);
+            Ok(count) => {
+                // A server that ends without a word has not spoken.
+                if count > 0 {
+                    super::remember(worker, port, Kind::ServerFirst, opened.first(), None);
+                }
                 return Ok(First::Opaque(Some(opened)));
             }
             Err(_) => return refused(worker, port, opening, Reason::ConnectionReset).await,

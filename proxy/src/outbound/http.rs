@@ -41,6 +41,8 @@ pub struct Outbound {
     worker: Rc<Worker>,
     client: SocketAddr,
     target: Target,
+    /// The proxy's own question: no route leads it elsewhere, and it goes to proven identities alone.
+    own: bool,
     /// What the last request found, valid for that version of the policy.
     found: RefCell<Option<(u64, Rc<Port>)>>,
 }
@@ -79,7 +81,12 @@ struct Fared {
 impl Outbound {
     /// A connection's handler.
     pub fn new(worker: Rc<Worker>, client: SocketAddr, target: Target) -> Self {
-        Self { worker, client, target, found: RefCell::default() }
+        Self { worker, client, target, own: false, found: RefCell::default() }
+    }
+
+    /// For a question of the proxy's own, whose answer decides about others.
+    pub fn of_the_proxy(worker: Rc<Worker>, client: SocketAddr, target: Target) -> Self {
+        Self { own: true, ..Self::new(worker, client, target) }
     }
 
     async fn port(&self, head: &RequestHead) -> Result<Rc<Port>, Reason> {
@@ -111,6 +118,10 @@ impl Outbound {
         }
         let policy = self.worker.policy.current();
         let timeout_default = policy.config.request_timeout_default;
+        if self.own {
+            let timeout = timeout_default;
+            return Ok(Plan { port, routed: None, mirrors: Vec::new(), timeout, try_timeout: None });
+        }
         let model = port.model.clone();
         let chosen = {
             let facts = HttpFacts {
@@ -150,9 +161,14 @@ impl Outbound {
             filter::apply_to_request(head, &backend.filters, matched)?;
             (Some(index), backend_of(&backend.service).ok_or_else(|| local(Reason::BackendInvalid))?)
         };
+        if to.model.unresolved.is_some() {
+            return Err(local(Reason::ResourceUnresolved));
+        }
         // Collected only where there are any: an empty Vec allocates nothing.
         let mirrors = rule.filters.iter().filter_map(|filter| match filter {
-            Filter::Mirror(mirror) if self.draws(mirror.share) => backend_of(&mirror.service),
+            Filter::Mirror(mirror) if self.draws(mirror.share) => {
+                backend_of(&mirror.service).filter(|port| port.model.unresolved.is_none())
+            }
             _ => None,
         });
         let mirrors = mirrors.collect();
@@ -209,6 +225,9 @@ impl Outbound {
         };
         let Some(mut replica) = pick(&tried) else { return Fared::local(Reason::EndpointsMissing, None, 1) };
         loop {
+            if self.own && replica.identity.is_none() {
+                return Fared::local(Reason::PeerIdentityMismatch, Some(replica), count_tried(&tried));
+            }
             let in_flight = replica.pool.begin();
             let wire = if replica.identity.is_none() { plain_wire(wire, port.model.protocol) } else { wire };
             let sent = {
@@ -446,6 +465,10 @@ impl Fared {
             tries: count(tries),
         }
     }
+}
+
+fn count_tried(tried: &[Rc<Replica>]) -> usize {
+    tried.len() + 1
 }
 
 fn count(tries: usize) -> u32 {

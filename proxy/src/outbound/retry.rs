@@ -1,8 +1,9 @@
 //! When a failed try is made again, and how many such tries a destination can bear.
 //!
-//! Safe is: nothing reached the application, or the method is idempotent (RFC 9110, section 9.2.2)
-//! and the body is still whole, or the owner of a route asked for it (GEP-1731). The budget is GEP-3388's idea: retries are at most a share of the
-//! requests, with a floor so that a quiet client may retry at all.
+//! Safe is: nothing reached the application, or the method is idempotent (RFC 9110, section 9.2.2);
+//! and the owner of a route may ask for more (GEP-1731). The body must still be whole. The budget is
+//! GEP-3388's idea: retries are at most a share of the requests, with a floor so that a quiet client may
+//! retry at all.
 
 use crate::h1::{Delivered, SendError};
 use crate::http::{Headers, Known, Method, Response};

@@ -50,7 +50,9 @@ fn what_is_not_understood_is_no_agreement() {
     let query = wire::CheckResponse { status: None, http_response: Some(HttpResponse::OkResponse(query)) };
     assert!(failed(query));
     let denied = HttpResponse::DeniedResponse(wire::DeniedHttpResponse::default());
-    assert!(failed(wire::CheckResponse { status: status(0), http_response: Some(denied.clone()) }));
+    // Half a no is a no, whatever its other half says.
+    let half = wire::CheckResponse { status: status(0), http_response: Some(denied.clone()) };
+    assert!(matches!(understand(half), Answer::Denied(_)));
     // Without a word, or with the other half's words, an error code is a denial.
     for said in [None, Some(denied), agreed(Vec::new(), &[]).http_response] {
         let response = wire::CheckResponse { status: status(7), http_response: said };
@@ -71,12 +73,24 @@ fn a_denial_is_passed_on_as_given() {
     assert_eq!(response.head.status.as_u16(), 302);
     assert_eq!(response.head.headers().find("location"), Some(&b"https://login.example/"[..]));
     assert!(matches!(response.body, Body::Full(text) if text == "log in"));
-    for code in [0, 99, 700, -1] {
-        let denied =
-            wire::DeniedHttpResponse { status: Some(wire::HttpStatus { code }), ..Default::default() };
+}
+
+#[test]
+fn a_denial_that_cannot_be_passed_on_as_worded_is_still_one() {
+    let worded = |code, headers| wire::DeniedHttpResponse {
+        status: Some(wire::HttpStatus { code }),
+        headers,
+        ..Default::default()
+    };
+    let ill = [0, 99, 700, -1].map(|code| worded(code, Vec::new()));
+    let split = vec![option("location", "/next\n"), option("content-length", "0")];
+    for denied in
+        ill.into_iter().chain([worded(302, split), worded(302, vec![option("x-a", "1"); EDITS_MAX + 1])])
+    {
         let said = Some(HttpResponse::DeniedResponse(denied));
         let response = wire::CheckResponse { status: status(7), http_response: said };
-        assert!(matches!(understand(response), Answer::Failed(_)), "{code}");
+        let Answer::Denied(response) = understand(response) else { panic!("a denial was opened") };
+        assert_eq!(response.head.status.as_u16(), 403);
     }
 }
 
