@@ -179,7 +179,7 @@ fn probes_of_curl_and_grpcio_pass_from_the_node_alone() {
             .await;
         let cart = mesh.member("shop/cart-1");
         let (_web, _health) = (cart.application("web", 8080), cart.application("health", 9090));
-        let health = script("grpc_health.py");
+        let health = script("grpc_probe.py");
         let health = health.to_string_lossy();
         for [web, grpc] in [[cart.ipv4(8080), cart.ipv4(9090)], [cart.ipv6(8080), cart.ipv6(9090)]] {
             let url = format!("http://{web}/healthz?full=1");

@@ -1,6 +1,6 @@
 """A probe by gRPC's health protocol on grpcio, without generated code.
 
-    grpc_health.py TARGET SERVICE
+    grpc_probe.py TARGET SERVICE
 
 Exits with 0 if the call was answered, whatever the answer says; the server of the tests says the
 question back.
