@@ -200,6 +200,12 @@ impl Client {
         self.send(&Request::get(url)).await
     }
 
+    /// Whether a GET has that status now: to be asked until it has, while the policy changes. A request
+    /// under way when a policy comes that denies it is cut, which is no answer yet.
+    pub async fn is_answered(&self, url: &str, status: u16) -> bool {
+        self.try_send(&Request::get(url)).await.is_ok_and(|response| response.status() == status)
+    }
+
     /// One request on a connection of its own.
     pub async fn send(&self, request: &Request) -> Response {
         match self.try_send(request).await {

@@ -195,6 +195,6 @@ async fn past_its_maximum_age_it_denies_with_that_reason_until_the_control_api_i
     response.refused_with(Reason::PolicyTooOld);
     assert_eq!(application.requests().len(), 2, "the application saw those that were admitted");
     mesh.start_control().await;
-    wait::until("it is admitted again", async || mesh.client("shop/web-1").get(CART).await.status() == 200)
+    wait::until("it is admitted again", async || mesh.client("shop/web-1").is_answered(CART, 200).await)
         .await;
 }

@@ -56,7 +56,7 @@ async fn an_invalid_resource_keeps_its_last_good_while_the_rest_of_the_push_hold
     // One push: the spoilt policy moves to /b, a new one denies /c.
     mesh.write_policy("policy", &format!("{}---\n{}", deny("spoilt", "/b"), deny("sound", "/c")));
     wait::until("the sound policy of the push holds", async || {
-        client.get("http://cart.shop/c").await.status() == 403
+        client.is_answered("http://cart.shop/c", 403).await
     })
     .await;
     client.get("http://cart.shop/a").await.refused_with(Reason::AuthorizationDenied);
@@ -71,8 +71,7 @@ async fn an_invalid_resource_keeps_its_last_good_while_the_rest_of_the_push_hold
     // The next version that can be used ends it.
     tamper.change(|_| {});
     mesh.write_policy("policy", &format!("{}---\n{}", deny("spoilt", "/d"), deny("sound", "/c")));
-    wait::until("the new version holds", async || client.get("http://cart.shop/d").await.status() == 403)
-        .await;
+    wait::until("the new version holds", async || client.is_answered("http://cart.shop/d", 403).await).await;
     client.get("http://cart.shop/a").await.passed();
     wait::until("nothing is refused any more", async || nacks(&mesh).await.is_empty()).await;
 }
@@ -92,7 +91,7 @@ async fn a_security_resource_that_is_not_understood_denies_its_scope() {
         }
     });
     mesh.write_policy("policy", &deny("spoilt", "/b"));
-    wait::until("everything is denied", async || client.get(CART).await.status() == 403).await;
+    wait::until("everything is denied", async || client.is_answered(CART, 403).await).await;
     client.get(CART).await.refused_with(Reason::AuthorizationUnresolved);
     let refused = wait::eventually("the control API is told", async || {
         let refused = nacks(&mesh).await;
@@ -102,7 +101,7 @@ async fn a_security_resource_that_is_not_understood_denies_its_scope() {
     assert!(refused[0].1.contains("not understood"), "{refused:?}");
     tamper.change(|_| {});
     mesh.write_policy("policy", &deny("spoilt", "/c"));
-    wait::until("it is understood again", async || client.get(CART).await.status() == 200).await;
+    wait::until("it is understood again", async || client.is_answered(CART, 200).await).await;
 }
 
 #[tokio::test]
@@ -112,8 +111,8 @@ async fn a_named_policy_that_never_arrives_denies() {
     let client = mesh.client("shop/web-1");
     tamper.change(|response| response.resources.retain(|resource| !resource.name.ends_with("/lost")));
     mesh.write_policy("lost", &deny("lost", "/lost"));
-    wait::until("everything is denied", async || client.get(CART).await.status() == 403).await;
+    wait::until("everything is denied", async || client.is_answered(CART, 403).await).await;
     client.get(CART).await.refused_with(Reason::AuthorizationUnresolved);
     mesh.remove_policy("lost");
-    wait::until("it is not named any more", async || client.get(CART).await.status() == 200).await;
+    wait::until("it is not named any more", async || client.is_answered(CART, 200).await).await;
 }

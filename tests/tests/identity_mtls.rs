@@ -231,7 +231,7 @@ async fn a_certificate_that_expires_unrenewed_makes_no_new_connection_and_says_s
     application.open("go");
     occupied.finish("GET").await.unwrap().passed();
     mesh.start_control().await;
-    wait::until("the mesh is back", async || client.get(CART).await.status() == 200).await;
+    wait::until("the mesh is back", async || client.is_answered(CART, 200).await).await;
 }
 
 #[tokio::test]

@@ -84,10 +84,8 @@ async fn with_every_replica_gone_the_answer_says_so_and_comes_back_with_them() {
     let reasons = [Reason::ConnectFailed, Reason::ConnectTimeout, Reason::EndpointsMissing];
     assert!(response.reason().is_some_and(|reason| reasons.contains(&reason)), "{:?}", response.head);
     mesh.proxy_mut("shop/cart-2").start().await;
-    weft_tests::wait::until("the replica that is back serves", async || {
-        client.get(CART).await.status() == 200
-    })
-    .await;
+    weft_tests::wait::until("the replica that is back serves", async || client.is_answered(CART, 200).await)
+        .await;
 }
 
 #[tokio::test]

@@ -73,7 +73,7 @@ async fn a_rollout_under_load_costs_no_request_and_refuses_no_call_of_a_stopping
         replica.application = None;
     }
     let client = mesh.client("shop/web-1");
-    wait::until("only three are known", async || client.get(CART).await.status() == 200).await;
+    wait::until("only three are known", async || client.is_answered(CART, 200).await).await;
     let gets = Traffic::start(client, 4, |id| Request::get(CART).id(id));
     let posts = Traffic::start(client, 4, |id| Request::post(CART, "an order").id(&format!("post-{id}")));
     let mut ledger = BTreeMap::<String, usize>::new();

@@ -20,6 +20,9 @@ pub const INTERVAL: Duration = Duration::from_millis(20);
 /// Looking takes at most this share of the time, however large the directory is.
 const LOOKING_SHARE: u32 = 50;
 
+/// But no edit waits longer than this for it. A look that took long may only have waited for a processor.
+const INTERVAL_MAX: Duration = Duration::from_secs(1);
+
 /// Edits that follow one another within this are taken in together.
 const COALESCE: Duration = Duration::from_millis(100);
 
@@ -82,7 +85,7 @@ impl FileSource {
 
     /// How long to wait before the next look.
     pub fn interval(&self) -> Duration {
-        INTERVAL.max(self.cost * LOOKING_SHARE)
+        (self.cost * LOOKING_SHARE).clamp(INTERVAL, INTERVAL_MAX)
     }
 
     /// Looks whether anything changed; if so, and it is complete, all there is now.
@@ -102,20 +105,33 @@ impl FileSource {
             self.pending = Some(seen);
             return Ok(None);
         }
-        let before = self.documents.clone();
-        self.take(seen);
-        if self.documents == before {
-            return Ok(None);
-        }
-        // Changed while it was read: this reading may be torn, so it is not given out.
-        let after = self.look()?;
-        if after != self.taken {
-            self.documents = before;
-            self.pending = Some(after);
+        if !self.take_whole(seen, Self::look)? {
             return Ok(None);
         }
         self.emitted = Some(now);
         Ok(Some(self.documents.clone()))
+    }
+
+    /// Reads what was seen; whether it says something else than before. `look` looks once more.
+    fn take_whole(
+        &mut self,
+        seen: Vec<FileState>,
+        look: impl FnOnce(&Self) -> Result<Vec<FileState>, SourceError>,
+    ) -> Result<bool, SourceError> {
+        let (documents, taken, read) = (self.documents.clone(), self.taken.clone(), self.read);
+        self.take(seen);
+        if self.documents == documents {
+            return Ok(false);
+        }
+        // Changed while it was read: this reading may be torn, so it is not given out. All of it is
+        // forgotten: a text that was held before would else pass for what its file says now.
+        let after = look(self)?;
+        if after != self.taken {
+            (self.documents, self.taken, self.read) = (documents, taken, read);
+            self.pending = Some(after);
+            return Ok(false);
+        }
+        Ok(true)
     }
 
     fn take(&mut self, seen: Vec<FileState>) {
@@ -361,6 +377,33 @@ mod tests {
         assert_eq!(fixture.poll(COALESCE), pairs(&[("a.yaml", "1")]));
         fixture.quiet();
         assert_eq!(fixture.poll(COALESCE), None);
+    }
+
+    #[test]
+    fn an_edit_that_was_read_while_another_was_made_is_not_lost() {
+        let mut fixture = Fixture::new(&[("a.yaml", "1"), ("b.yaml", "1")]);
+        fixture.quiet();
+        fixture.rename_into("b.yaml", "2");
+        let seen = fixture.source.look().unwrap();
+        let mut source =
+            std::mem::replace(&mut fixture.source, FileSource::open(fixture.temporary.path()).unwrap().0);
+        let whole = source.take_whole(seen, |source| {
+            fixture.rename_into("a.yaml", "2");
+            source.look()
+        });
+        assert!(!whole.unwrap(), "half of it is from before, half from after");
+        fixture.source = source;
+        assert_eq!(fixture.poll(COALESCE), pairs(&[("a.yaml", "2"), ("b.yaml", "2")]));
+    }
+
+    #[test]
+    fn a_look_that_took_long_puts_the_next_one_off_by_no_more_than_a_second() {
+        let mut fixture = Fixture::new(&[("a.yaml", "1")]);
+        assert_eq!(fixture.source.interval(), INTERVAL);
+        fixture.source.cost = Duration::from_millis(1);
+        assert_eq!(fixture.source.interval(), Duration::from_millis(50));
+        fixture.source.cost = Duration::from_secs(3);
+        assert_eq!(fixture.source.interval(), INTERVAL_MAX);
     }
 
     #[test]
