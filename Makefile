@@ -5,7 +5,7 @@ CARGO ?= cargo
 RELEASE_PACKAGES = -p weft-proxy -p weft-control -p weft
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-peers lint bench bench-connections image fuzz
+.PHONY: help build demo test test-peers lint bench bench-connections instructions instructions-record image fuzz
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,14 @@ bench: ## Measure against peers (benches/install-peers.sh puts them in place)
 bench-connections: ## Measure opaque TCP, new and idle connections, bodies, two workers, restarts
 	$(CARGO) build --locked --release $(RELEASE_PACKAGES) -p weft-benches
 	benches/connections.sh $${CARGO_TARGET_DIR:-target}/release/weft-bench
+
+instructions: ## Compare the instructions of a fixed mix of requests with their record (needs valgrind)
+	$(CARGO) build --locked --release $(RELEASE_PACKAGES) -p weft-benches
+	$${CARGO_TARGET_DIR:-target}/release/weft-bench instructions --check benches/instructions.txt
+
+instructions-record: ## Write that record anew
+	$(CARGO) build --locked --release $(RELEASE_PACKAGES) -p weft-benches
+	$${CARGO_TARGET_DIR:-target}/release/weft-bench instructions --record benches/instructions.txt
 
 image: ## Build the container image
 	docker build --tag weft:latest .

@@ -42,6 +42,9 @@ pub(crate) struct Missing {
     pub(crate) install: &'static str,
 }
 
+/// Makes the command that runs a program so that its instructions are counted, in a directory.
+pub(crate) type Counted = dyn Fn(&Path, &Path) -> Command;
+
 /// What a contender is started into.
 pub(crate) struct Setting<'run> {
     /// Its own directory, gone after the run.
@@ -56,6 +59,10 @@ pub(crate) struct Setting<'run> {
     pub(crate) workers: usize,
     /// Whether TLS sessions may be resumed.
     pub(crate) resumption: bool,
+    /// Services of the mesh besides the ones in use.
+    pub(crate) services: usize,
+    /// How a proxy is started so that its instructions are counted: its program, its directory.
+    pub(crate) counted: Option<&'run Counted>,
 }
 
 /// A started contender; dropping it ends its processes.
@@ -111,6 +118,11 @@ pub(crate) struct PolicyFile {
     pub(crate) deny: String,
 }
 
+/// What is ours.
+pub(crate) fn weft() -> impl Contender {
+    weft::Weft
+}
+
 pub(crate) fn all() -> Vec<Box<dyn Contender>> {
     vec![
         Box::new(weft::Weft),
@@ -129,7 +141,7 @@ fn peers_directory() -> Option<PathBuf> {
 }
 
 /// The first program of that name in PATH.
-fn in_path(name: &str) -> Option<PathBuf> {
+pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|directory| directory.join(name)).find(|candidate| candidate.is_file())
 }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 mod closed;
-mod http2;
+pub(crate) mod http2;
 mod idle;
 mod open;
 mod tcp;

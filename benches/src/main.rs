@@ -15,6 +15,7 @@ mod counters;
 mod facts;
 mod histogram;
 mod http1;
+mod instructions;
 mod load;
 mod machine;
 mod measure;
@@ -38,6 +39,8 @@ enum Role {
     Run(run::Options),
     /// Measure what a verdict and what compiling policies costs
     Authorize(authorize::Options),
+    /// Count the instructions of a fixed mix of requests (needs valgrind)
+    Instructions(instructions::Options),
     /// List the contenders and say how to install the missing ones
     List,
     /// Be the application behind the proxies (started by `run`)
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().role {
         Role::Run(options) => run::run(&options),
         Role::Authorize(options) => authorize::authorize(&options).map(|()| true),
+        Role::Instructions(options) => instructions::instructions(&options),
         Role::List => {
             report::contenders(&contender::all());
             Ok(true)

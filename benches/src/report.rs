@@ -181,6 +181,19 @@ fn ratio(contender: &ContenderOutcome, reference: &ContenderOutcome) -> Option<f
         .map(|spread| spread.median)
 }
 
+/// One case of the mix, as soon as it is counted, beside its record if it has one.
+pub(crate) fn instructions(name: &str, pair: [f64; 2], record: Option<&[f64; 2]>) {
+    let [client, server] = pair;
+    let total = client + server;
+    match record.map(|[client, server]| client + server) {
+        None => println!("{name:16} client side {client:10.0}  server side {server:10.0}  pair {total:10.0}"),
+        Some(before) => println!(
+            "{name:16} client side {client:10.0}  server side {server:10.0}  pair {total:10.0}  record {before:10.0}  {:+.1} %",
+            (total / before - 1.0) * 100.0
+        ),
+    }
+}
+
 pub(crate) fn end(outcome: &Outcome, output: Output) -> Result<()> {
     if output == Output::Json {
         println!("{}", serde_json::to_string_pretty(outcome)?);

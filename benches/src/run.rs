@@ -53,6 +53,9 @@ pub(crate) struct Options {
     /// Threads of each proxy
     #[arg(long, default_value_t = 1)]
     workers: usize,
+    /// Services in the mesh besides the ones in use, each with a workload
+    #[arg(long, default_value_t = 0)]
+    services: usize,
     /// Whether the proxies may resume TLS sessions
     #[arg(long, value_enum, default_value_t = Sessions::Resumed)]
     sessions: Sessions,
@@ -170,6 +173,8 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
             connections_max: descriptors.saturating_sub(DESCRIPTORS_BESIDES) / 2,
             workers: options.workers,
             resumption: options.sessions == Sessions::Resumed,
+            services: options.services,
+            counted: None,
         };
         let (running, facts) = start(contender.as_ref(), &setting)
             .with_context(|| format!("contender {} does not work", contender.name()))?;
@@ -214,7 +219,9 @@ fn choose(names: &[String]) -> Result<Vec<Box<dyn Contender>>> {
 }
 
 /// The application, where it speaks HTTP and where it takes opaque exchanges.
-fn start_application(directory: &Path) -> Result<(Owned, std::net::SocketAddr, std::net::SocketAddr)> {
+pub(crate) fn start_application(
+    directory: &Path,
+) -> Result<(Owned, std::net::SocketAddr, std::net::SocketAddr)> {
     let (address, raw) = (free_port(LOOPBACK)?, free_port(LOOPBACK)?);
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["serve", "--listen", &address.to_string(), "--listen-raw", &raw.to_string()]);

@@ -3,6 +3,7 @@
 //! metrics on, one worker. Whatever is not in the texts below is the shipped default.
 
 use std::{
+    fmt::Write as _,
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -19,6 +20,9 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Workloads are known by their addresses, so each has one of its own.
 const CLIENT_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 71, 1));
 const SERVER_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 71, 2));
+
+/// Few enough that a file stays well below what the control API reads.
+const SERVICES_PER_FILE: usize = 5000;
 
 const HOST: &str = "catalog.shop.svc.cluster.local";
 
@@ -83,8 +87,9 @@ impl Contender for Weft {
             configuration: vec![
                 programs.describe(),
                 format!(
-                    "shipped defaults, {} worker(s), sessions {}; one AuthorizationPolicy (principal, method, path; port)",
+                    "shipped defaults, {} worker(s), {} other services, sessions {}; one AuthorizationPolicy (principal, method, path; port)",
                     setting.workers,
+                    setting.services,
                     if setting.resumption { "resumed" } else { "not resumed" }
                 ),
             ],
@@ -132,6 +137,36 @@ spec:
         server = SERVER_ADDRESS,
         client = CLIENT_ADDRESS,
     )
+}
+
+/// Services that nobody calls, each with a workload behind it.
+fn others(numbers: std::ops::Range<usize>) -> String {
+    let mut text = String::new();
+    for number in numbers {
+        let namespace = number % 100;
+        let [_, high, middle, low] = u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes();
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            r#"---
+apiVersion: v1
+kind: Service
+metadata: {{ name: other-{number}, namespace: team-{namespace} }}
+spec:
+  selector: {{ app: other-{number} }}
+  ports: [{{ name: http, port: 80, targetPort: 8080 }}]
+---
+apiVersion: weft.dev/v1alpha1
+kind: Workload
+metadata: {{ name: other-{number}-1, namespace: team-{namespace}, labels: {{ app: other-{number} }} }}
+spec:
+  address: 10.{high}.{middle}.{low}
+  ports: [{{ name: http, port: 8080, protocol: http }}]
+  serviceAccount: other
+"#
+        );
+    }
+    text
 }
 
 fn authorization(path: &str, inbound_raw: SocketAddr) -> String {
@@ -215,6 +250,10 @@ impl<'run> Mesh<'run> {
         create_private(&state)?;
         fs::write(policies.join("services.yaml"), services(inbound, inbound_raw))?;
         fs::write(policies.join("authorization.yaml"), authorization("/items/*", inbound_raw))?;
+        for first in (0..setting.services).step_by(SERVICES_PER_FILE) {
+            let last = setting.services.min(first + SERVICES_PER_FILE);
+            fs::write(policies.join(format!("others-{first}.yaml")), others(first..last))?;
+        }
         let (listen, admin) = (free_port(LOOPBACK)?, free_port(LOOPBACK)?);
         let mut command = Command::new(&programs.control);
         command.arg("--policies").arg(&policies).arg("--state").arg(&state);
@@ -234,13 +273,19 @@ impl<'run> Mesh<'run> {
         let common = proxy_configuration(workload, &self.paths, &directory, metrics, admin, self.setting);
         write_private(&file, &format!("{common}{side}"))?;
         let program = self.programs.proxy.clone();
+        let again = file.clone();
+        let mut first = match self.setting.counted {
+            Some(counted) => counted(&program, &directory),
+            None => Command::new(&program),
+        };
         let command = Box::new(move || {
             let mut command = Command::new(&program);
-            command.arg("--config").arg(&file);
+            command.arg("--config").arg(&again);
             command
         });
         let name = format!("weft-proxy-{workload}");
-        let member = start_member(role, &name, self.directory, &mut command(), metrics, "/ready")?;
+        first.arg("--config").arg(&file);
+        let member = start_member(role, &name, self.directory, &mut first, metrics, "/ready")?;
         Ok((member, command))
     }
 

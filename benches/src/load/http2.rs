@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    net::SocketAddr,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -29,7 +30,7 @@ pub(super) fn run(options: &Options, connections: usize, streams: usize) -> Resu
     LocalSet::new().block_on(&runtime, async {
         let mut open = Vec::with_capacity(connections);
         for _ in 0..connections {
-            open.push(connect(options).await?);
+            open.push(connect(options.target).await?);
         }
         let window = Window::from_now(options);
         let shared = Rc::new(Shared {
@@ -57,8 +58,8 @@ pub(super) fn run(options: &Options, connections: usize, streams: usize) -> Resu
     })
 }
 
-async fn connect(options: &Options) -> Result<SendRequest<Bytes>> {
-    let stream = TcpStream::connect(options.target).await.context("cannot connect")?;
+pub(crate) async fn connect(target: SocketAddr) -> Result<SendRequest<Bytes>> {
+    let stream = TcpStream::connect(target).await.context("cannot connect")?;
     stream.set_nodelay(true)?;
     let (sender, connection) = h2::client::Builder::new()
         .initial_window_size(WINDOW_BYTES)
@@ -89,7 +90,7 @@ async fn drive(mut sender: SendRequest<Bytes>, shared: Rc<Shared>) {
     }
 }
 
-async fn exchange(sender: &mut SendRequest<Bytes>, uri: &str) -> Result<Answer> {
+pub(crate) async fn exchange(sender: &mut SendRequest<Bytes>, uri: &str) -> Result<Answer> {
     std::future::poll_fn(|context| sender.poll_ready(context)).await.context("cannot send")?;
     let request = http::Request::get(uri).header("user-agent", "weft-bench").body(())?;
     let (response, _) = sender.send_request(request, true).context("cannot send")?;
