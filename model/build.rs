@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/weft/v1/request_authentication.proto",
         "proto/weft/v1/route.proto",
         "proto/weft/v1/service.proto",
+        "proto/weft/v1/traffic_policy.proto",
         "proto/weft/v1/workload.proto",
     ];
     println!("cargo::rerun-if-changed=proto");

@@ -1,7 +1,7 @@
 //! Documents → the mesh: joins what refers to each other, binds policies, spreads endpoints.
 //!
 //! In this order, since each needs what is before it: names, MeshConfig, workloads, Services,
-//! PeerAuthentications, AuthorizationPolicies, RequestAuthentications, routes. A document with errors is left out; a
+//! PeerAuthentications, AuthorizationPolicies, RequestAuthentications, routes, TrafficPolicies. A document with errors is left out; a
 //! security policy with errors is still named by what it binds, and a policy that is named and not
 //! held denies.
 
@@ -16,6 +16,7 @@ mod request_authentication;
 mod routes;
 mod services;
 mod shadow;
+mod traffic;
 
 use crate::report::Report;
 use crate::schema::Documents;
@@ -36,8 +37,15 @@ pub(crate) fn mesh<'r>(report: &'r Report<'r>, documents: &'r Documents<'r>) -> 
     let request_authentications =
         request_authentication::bind(report, documents, &config, &mut population, &services);
     let routes = routes::attach(report, documents, &mut services);
+    let traffic_policies = traffic::bind(report, documents, &mut services);
     services.warn_of_empty(report);
-    let held = assemble::Held { peer_authentications, authorizations, request_authentications, routes };
+    let held = assemble::Held {
+        peer_authentications,
+        authorizations,
+        request_authentications,
+        routes,
+        traffic_policies,
+    };
     assemble::mesh(report, config, &population, &services, held)
 }
 

@@ -18,6 +18,7 @@ pub(crate) mod route;
 mod route_filters;
 pub(crate) mod selector;
 pub(crate) mod service;
+pub(crate) mod traffic_policy;
 pub(crate) mod value;
 pub(crate) mod workload;
 
@@ -34,6 +35,7 @@ use peer_authentication::PeerAuthentication;
 use request_authentication::RequestAuthentication;
 use route::Route;
 use service::Service;
+use traffic_policy::TrafficPolicy;
 use value::{Object, Value};
 use workload::Workload;
 
@@ -62,6 +64,7 @@ pub(crate) struct Documents<'r> {
     pub(crate) peer_authentications: Vec<Document<'r, PeerAuthentication<'r>>>,
     pub(crate) policy_tests: Vec<Document<'r, Vec<Case>>>,
     pub(crate) request_authentications: Vec<Document<'r, RequestAuthentication<'r>>>,
+    pub(crate) traffic_policies: Vec<Document<'r, TrafficPolicy>>,
 }
 
 #[derive(Clone, Copy)]
@@ -76,6 +79,7 @@ enum Kind {
     PeerAuthentication,
     PolicyTest,
     RequestAuthentication,
+    TrafficPolicy,
     // Part of the design, not evaluated yet.
     Later,
 }
@@ -99,7 +103,7 @@ const KINDS: [(&str, &str, &[&str], Kind); 16] = [
     (GATEWAY, "TLSRoute", &["v1", "v1alpha3", "v1alpha2"], Kind::Later),
     (GATEWAY, "ReferenceGrant", &["v1", "v1beta1"], Kind::ReferenceGrant),
     ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy", &["v1alpha1"], Kind::Later),
-    (WEFT, "TrafficPolicy", &["v1alpha1"], Kind::Later),
+    (WEFT, "TrafficPolicy", &["v1alpha1"], Kind::TrafficPolicy),
     ("discovery.k8s.io", "EndpointSlice", &["v1"], Kind::Later),
     ("", "List", &["v1"], Kind::Later),
 ];
@@ -107,7 +111,10 @@ const KINDS: [(&str, &str, &[&str], Kind); 16] = [
 // What others use, and what to write instead.
 const INSTEAD: [(&str, &str); 8] = [
     ("VirtualService", "write an HTTPRoute with the Service as its parent"),
-    ("DestinationRule", "subsets are Services of their own, chosen by an HTTPRoute"),
+    (
+        "DestinationRule",
+        "write a TrafficPolicy (weft.dev/v1alpha1); subsets are Services of their own, chosen by an HTTPRoute",
+    ),
     ("ServiceEntry", "write a Service and a Workload"),
     ("WorkloadEntry", "write a Workload (weft.dev/v1alpha1)"),
     ("Deployment", "outside a cluster, write a Workload (weft.dev/v1alpha1) for each replica"),
@@ -213,6 +220,10 @@ fn read_kind<'r>(
         Kind::RequestAuthentication => {
             let spec = request_authentication::read(spec, &metadata);
             push(&mut documents.request_authentications, spec, metadata);
+        }
+        Kind::TrafficPolicy => {
+            let spec = traffic_policy::read(spec, &metadata);
+            push(&mut documents.traffic_policies, spec, metadata);
         }
         Kind::Later => {}
     }

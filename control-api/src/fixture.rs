@@ -71,6 +71,7 @@ impl Fixture {
             authorizations: Vec::new(),
             peer_authentications: Vec::new(),
             request_authentications: Vec::new(),
+            zone: "".into(),
             probes: Vec::new(),
         };
         let target = ServiceTarget::Workload(workload.uid.clone());

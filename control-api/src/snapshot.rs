@@ -67,6 +67,7 @@ impl Snapshot {
             .for_each(|held| add(Resource::RequestAuthentication(held.clone())));
         mesh.workloads.values().for_each(|held| add(Resource::Workload(held.clone())));
         mesh.routes.values().for_each(|held| add(Resource::Route(held.clone())));
+        mesh.traffic_policies.values().for_each(|held| add(Resource::TrafficPolicy(held.clone())));
         mesh.endpoints.values().for_each(|held| add(Resource::Endpoints(held.clone())));
         mesh.services.values().for_each(|held| add(Resource::Service(held.clone())));
 

@@ -30,6 +30,7 @@ pub mod sni;
 pub mod spiffe;
 pub mod string_match;
 pub mod token;
+pub mod traffic;
 pub mod trust;
 pub mod wire;
 pub mod workload;

@@ -8,6 +8,7 @@ use crate::request_authentication::RequestAuthentication;
 use crate::route::Route;
 use crate::service::{Service, direct_name};
 use crate::spiffe::TrustDomain;
+use crate::traffic::TrafficPolicy;
 use crate::workload::Workload;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -123,6 +124,8 @@ pub struct Mesh {
     pub endpoints: BTreeMap<ResourceName, Arc<Endpoints>>,
     /// Routes by resource name.
     pub routes: BTreeMap<ResourceName, Arc<Route>>,
+    /// TrafficPolicies by resource name.
+    pub traffic_policies: BTreeMap<ResourceName, Arc<TrafficPolicy>>,
     /// AuthorizationPolicies by resource name.
     pub authorizations: BTreeMap<ResourceName, Arc<Authorization>>,
     /// PeerAuthentications by resource name.

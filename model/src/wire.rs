@@ -10,6 +10,7 @@ mod probe;
 mod request_authentication;
 mod route;
 mod service;
+mod traffic;
 mod workload;
 
 use crate::authentication::PeerAuthentication;
@@ -21,6 +22,7 @@ use crate::proto::v1;
 use crate::request_authentication::RequestAuthentication;
 use crate::route::Route;
 use crate::service::Service;
+use crate::traffic::TrafficPolicy;
 use crate::trust::TrustBundle;
 use crate::workload::{Description, Workload};
 use prost::Message;
@@ -43,6 +45,8 @@ pub enum Kind {
     Workload,
     /// `weft.v1.Route`
     Route,
+    /// `weft.v1.TrafficPolicy`
+    TrafficPolicy,
     /// `weft.v1.Endpoints`
     Endpoints,
     /// `weft.v1.Service`
@@ -54,7 +58,7 @@ pub enum Kind {
 impl Kind {
     /// All, in the order in which a batch is sent: what is named comes before what names it, and the
     /// Generation last.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::TrustBundle,
         Self::MeshConfig,
         Self::Authorization,
@@ -62,6 +66,7 @@ impl Kind {
         Self::RequestAuthentication,
         Self::Workload,
         Self::Route,
+        Self::TrafficPolicy,
         Self::Endpoints,
         Self::Service,
         Self::Generation,
@@ -77,6 +82,7 @@ impl Kind {
             Self::RequestAuthentication => "type.googleapis.com/weft.v1.RequestAuthentication",
             Self::Workload => "type.googleapis.com/weft.v1.Workload",
             Self::Route => "type.googleapis.com/weft.v1.Route",
+            Self::TrafficPolicy => "type.googleapis.com/weft.v1.TrafficPolicy",
             Self::Endpoints => "type.googleapis.com/weft.v1.Endpoints",
             Self::Service => "type.googleapis.com/weft.v1.Service",
             Self::Generation => "type.googleapis.com/weft.v1.Generation",
@@ -113,6 +119,7 @@ pub enum Resource {
     RequestAuthentication(Arc<RequestAuthentication>),
     Workload(Arc<Workload>),
     Route(Arc<Route>),
+    TrafficPolicy(Arc<TrafficPolicy>),
     Endpoints(Arc<Endpoints>),
     Service(Arc<Service>),
     Generation(Arc<Generation>),
@@ -141,6 +148,7 @@ impl Resource {
             Self::RequestAuthentication(_) => Kind::RequestAuthentication,
             Self::Workload(_) => Kind::Workload,
             Self::Route(_) => Kind::Route,
+            Self::TrafficPolicy(_) => Kind::TrafficPolicy,
             Self::Endpoints(_) => Kind::Endpoints,
             Self::Service(_) => Kind::Service,
             Self::Generation(_) => Kind::Generation,
@@ -164,6 +172,7 @@ impl Resource {
             }
             Self::Workload(workload) => fixed(workload.uid.as_str()),
             Self::Route(route) => route.resource_name(),
+            Self::TrafficPolicy(policy) => policy.resource_name(),
             Self::Endpoints(endpoints) => endpoints.resource_name(),
             Self::Service(service) => service.resource_name(),
             Self::Generation(_) => fixed("generation"),
@@ -180,6 +189,7 @@ impl Resource {
             Self::RequestAuthentication(held) => request_authentication::to_wire(held).encode_to_vec(),
             Self::Workload(held) => workload::to_wire(held).encode_to_vec(),
             Self::Route(held) => route::to_wire(held).encode_to_vec(),
+            Self::TrafficPolicy(held) => traffic::to_wire(held).encode_to_vec(),
             Self::Endpoints(held) => endpoints::to_wire(held).encode_to_vec(),
             Self::Service(held) => service::to_wire(held).encode_to_vec(),
             Self::Generation(held) => mesh::generation_to_wire(held).encode_to_vec(),
@@ -200,6 +210,7 @@ impl Resource {
             }
             Kind::Workload => Self::Workload(Arc::new(workload::from_wire(message(bytes)?)?)),
             Kind::Route => Self::Route(Arc::new(route::from_wire(message(bytes)?)?)),
+            Kind::TrafficPolicy => Self::TrafficPolicy(Arc::new(traffic::from_wire(message(bytes)?)?)),
             Kind::Endpoints => Self::Endpoints(Arc::new(endpoints::from_wire(message(bytes)?)?)),
             Kind::Service => Self::Service(Arc::new(service::from_wire(message(bytes)?)?)),
             Kind::Generation => Self::Generation(Arc::new(mesh::generation_from_wire(message(bytes)?)?)),

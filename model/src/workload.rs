@@ -77,6 +77,8 @@ pub struct Workload {
     pub peer_authentications: Vec<ResourceName>,
     /// Every RequestAuthentication that binds it.
     pub request_authentications: Vec<ResourceName>,
+    /// Its zone; may be empty.
+    pub zone: Box<str>,
     /// What nodes may ask without a certificate.
     pub probes: Vec<Probe>,
 }

@@ -67,6 +67,7 @@ fn main() {
             authorizations: vec![],
             peer_authentications: vec![],
             request_authentications: vec![],
+            zone: "".into(),
             probes: Vec::new(),
         })
     };
@@ -130,6 +131,7 @@ fn main() {
             routes: RouteTable::default(),
             backends: HashMap::new(),
             endpoints: Arc::new(EndpointSet { endpoints: vec![Arc::new(endpoint)] }),
+            traffic: Arc::default(),
             unresolved: None,
         })],
     };

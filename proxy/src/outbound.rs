@@ -385,7 +385,7 @@ impl Destinations {
                 (balancer, Rc::new(RetryBudget::new(Instant::now())), Arc::new(labels(model)))
             }
         };
-        balancer.update(&model.endpoints, &worker.shared.tls);
+        balancer.update(&model.endpoints, &model.traffic, &worker.shared.tls);
         let port = Rc::new(Port { model: model.clone(), balancer, budget, labels, guess });
         ports.insert(key, port.clone());
         port

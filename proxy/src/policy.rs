@@ -23,6 +23,7 @@ use weft_model::names::{ResourceName, ServiceName};
 use weft_model::request_authentication::RequestAuthenticationSet;
 use weft_model::route_table::RouteTable;
 use weft_model::service::{Protocol, Service};
+use weft_model::traffic::Traffic;
 use weft_model::workload::{Description, Workload};
 
 /// How many destinations may be asked for and not yet passed to the control client.
@@ -134,6 +135,8 @@ pub struct DestinationPort {
     pub backends: HashMap<(ServiceName, u16), Arc<Self>>,
     /// Where it leads.
     pub endpoints: Arc<EndpointSet>,
+    /// How its callers treat it. The same `Arc` for as long as nothing in it changes.
+    pub traffic: Arc<Traffic>,
     /// A resource that it names and that is not held or not understood: every request fails.
     pub unresolved: Option<ResourceName>,
 }

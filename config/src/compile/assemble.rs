@@ -14,6 +14,7 @@ use weft_model::names::ResourceName;
 use weft_model::request_authentication::RequestAuthentication;
 use weft_model::route::Route;
 use weft_model::service::{Service, ServicePort, ServiceTarget};
+use weft_model::traffic::TrafficPolicy;
 use weft_model::workload::Workload;
 
 /// The resources that are compiled before everything is put together.
@@ -22,6 +23,7 @@ pub(crate) struct Held {
     pub(crate) authorizations: BTreeMap<ResourceName, Arc<Authorization>>,
     pub(crate) request_authentications: BTreeMap<ResourceName, Arc<RequestAuthentication>>,
     pub(crate) routes: BTreeMap<ResourceName, Arc<Route>>,
+    pub(crate) traffic_policies: BTreeMap<ResourceName, Arc<TrafficPolicy>>,
 }
 
 pub(crate) fn mesh(
@@ -36,6 +38,7 @@ pub(crate) fn mesh(
         authorizations: held.authorizations,
         request_authentications: held.request_authentications,
         routes: held.routes,
+        traffic_policies: held.traffic_policies,
         ..Mesh::default()
     };
     let usable = |entry: &&Entry<'_>| !report.failed(entry.place);
@@ -64,7 +67,13 @@ pub(crate) fn mesh(
             routes: port.routes.clone(),
         });
         let ports = ports.collect();
-        insert_service(&mut mesh, target, entry.addresses(), ports);
+        let service = Service {
+            target,
+            addresses: entry.addresses(),
+            ports,
+            traffic_policies: entry.traffic_policies.clone(),
+        };
+        insert_service(&mut mesh, service);
     }
     mesh.config = Arc::new(config);
     mesh
@@ -82,6 +91,7 @@ fn workload(entry: &Entry<'_>, config: &MeshConfig) -> Workload {
         authorizations: entry.authorizations.clone(),
         peer_authentications: entry.peer_authentications.clone(),
         request_authentications: entry.request_authentications.clone(),
+        zone: entry.written.zone.into(),
         probes: entry.written.probes.iter().map(|probe| probe.value.clone()).collect(),
     }
 }
@@ -103,11 +113,11 @@ fn direct(entry: &Entry<'_>, mesh: &mut Mesh) {
         routes: Vec::new(),
     });
     let ports = ports.collect();
-    insert_service(mesh, target, addresses(entry), ports);
+    let addresses = addresses(entry);
+    insert_service(mesh, Service { target, addresses, ports, traffic_policies: Vec::new() });
 }
 
-fn insert_service(mesh: &mut Mesh, target: ServiceTarget, addresses: Vec<IpAddr>, ports: Vec<ServicePort>) {
-    let service = Service { target, addresses, ports, traffic_policies: Vec::new() };
+fn insert_service(mesh: &mut Mesh, service: Service) {
     mesh.services.insert(service.resource_name(), Arc::new(service));
 }
 

@@ -20,6 +20,7 @@ pub(crate) struct Entry<'r> {
     /// The workloads that its selector names.
     pub(crate) selected: Vec<usize>,
     pub(crate) ports: Vec<Port<'r>>,
+    pub(crate) traffic_policies: Vec<ResourceName>,
 }
 
 pub(crate) struct Port<'r> {
@@ -48,7 +49,13 @@ impl<'r> Services<'r> {
                 routes: Vec::new(),
             });
             let ports = ports.collect();
-            let entry = Entry { place: document.place(), written: &document.spec, selected, ports };
+            let entry = Entry {
+                place: document.place(),
+                written: &document.spec,
+                selected,
+                ports,
+                traffic_policies: Vec::new(),
+            };
             by_name.insert(name.clone(), entry);
         }
         let services = Self { by_name };

@@ -58,6 +58,11 @@ pub(crate) fn target<'r>(spec: &Object<'r>, metadata: &Metadata<'_>) -> Target<'
     services.map_or(Target::All, Target::Services)
 }
 
+/// The Services that references name, without those that name none.
+pub(crate) fn services(references: Vec<Value<'_>>, metadata: &Metadata<'_>) -> Vec<At<ServiceName>> {
+    references.into_iter().filter_map(|reference| reference_to_service(reference, metadata)).collect()
+}
+
 fn reference_to_service(value: Value<'_>, metadata: &Metadata<'_>) -> Option<At<ServiceName>> {
     let object = value.object()?;
     let group = object.take("group").and_then(Value::text).map_or("", |group| group.value);

@@ -110,6 +110,10 @@ impl Wanted {
     fn add_destination(&mut self, name: &ResourceName, snapshot: &Snapshot) {
         if self.names[Kind::Service as usize].insert(name.clone()) {
             self.names[Kind::Endpoints as usize].extend(snapshot.endpoints_of(name).cloned());
+            let service = snapshot.mesh().services.get(name);
+            for policy in service.into_iter().flat_map(|service| &service.traffic_policies) {
+                self.add(Kind::TrafficPolicy, policy.as_str(), snapshot);
+            }
         }
     }
 

@@ -20,6 +20,7 @@ use crate::route::{RouteKind, RouteRule, ValueMatch};
 use crate::service::{Protocol, ServicePort, ServiceTarget};
 use crate::string_match::{PathTemplate, StringMatch};
 use crate::token::Algorithm;
+use crate::traffic::{self, LoadBalancing, Traffic};
 use crate::workload::WorkloadPort;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -43,6 +44,17 @@ fn texts() -> Clause<StringMatch> {
 
 fn nets() -> Clause<ipnet::IpNet> {
     Clause { any: vec!["10.0.0.0/8".parse().unwrap()], not: vec!["fd00::/8".parse().unwrap()] }
+}
+
+fn traffic_policy() -> TrafficPolicy {
+    TrafficPolicy {
+        namespace: "shop".parse().unwrap(),
+        name: "cart".parse().unwrap(),
+        traffic: Arc::new(Traffic {
+            load_balancing: LoadBalancing { algorithm: traffic::Algorithm::RoundRobin },
+        }),
+        provenance: Provenance { file: "traffic.yaml".into(), line: 3 },
+    }
 }
 
 fn authorization() -> Authorization {
@@ -281,9 +293,11 @@ fn all() -> Vec<Resource> {
             authorizations: names("AuthorizationPolicy/shop/cart"),
             peer_authentications: names("PeerAuthentication/shop/default"),
             request_authentications: vec![],
+            zone: "a".into(),
             probes: probes(),
         })),
         Resource::Route(Arc::new(route())),
+        Resource::TrafficPolicy(Arc::new(traffic_policy())),
         Resource::Endpoints(Arc::new(endpoints())),
         Resource::Service(Arc::new(Service {
             target: ServiceTarget::Service(cart()),
@@ -294,7 +308,7 @@ fn all() -> Vec<Resource> {
                 name: "grpc".into(),
                 routes: names("HTTPRoute/shop/cart"),
             }],
-            traffic_policies: vec![],
+            traffic_policies: names("TrafficPolicy/shop/cart"),
         })),
         Resource::Generation(Arc::new(Generation { epoch: "abc".into(), number: 7 })),
     ]

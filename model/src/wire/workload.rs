@@ -41,6 +41,7 @@ pub(super) fn to_wire(workload: &Workload) -> v1::Workload {
         authorizations: names(&workload.authorizations),
         peer_authentications: names(&workload.peer_authentications),
         request_authentications: names(&workload.request_authentications),
+        zone: workload.zone.to_string(),
         probes: workload.probes.iter().map(probe::to_wire).collect(),
     }
 }
@@ -68,6 +69,7 @@ pub(super) fn from_wire(message: v1::Workload) -> Result<Workload, Refusal> {
         authorizations: each(message.authorizations, |name| parse(&name))?,
         peer_authentications: each(message.peer_authentications, |name| parse(&name))?,
         request_authentications: each(message.request_authentications, |name| parse(&name))?,
+        zone: message.zone.into(),
         probes: probes(message.probes)?,
     })
 }

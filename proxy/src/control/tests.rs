@@ -16,6 +16,7 @@ use weft_model::proto::v1;
 use weft_model::request::ConnectionFacts;
 use weft_model::route::{Backend, PathMatch, Route, RouteMatch, RouteRule};
 use weft_model::service::{Protocol, Service, ServicePort, ServiceTarget};
+use weft_model::traffic::{Algorithm, LoadBalancing, Traffic, TrafficPolicy};
 use weft_model::wire::{Kind, Resource};
 use weft_model::workload::{Description, Workload, WorkloadPort};
 
@@ -88,6 +89,7 @@ fn workload(authorizations: &[&str], requests: &[&str]) -> Resource {
         authorizations: names(authorizations),
         peer_authentications: Vec::new(),
         request_authentications: names(requests),
+        zone: "".into(),
         probes: Vec::new(),
     }))
 }
@@ -433,14 +435,38 @@ fn routes_are_those_of_the_own_namespace_and_a_missing_one_is_noticed() {
     assert!(unresolved.contains("unresolved: Some(HTTPRoute/shop/consumer)"), "{unresolved}");
 }
 
+fn traffic_policy(algorithm: Algorithm) -> Resource {
+    Resource::TrafficPolicy(Arc::new(TrafficPolicy {
+        namespace: "shop".parse().unwrap(),
+        name: "t".parse().unwrap(),
+        traffic: Arc::new(Traffic { load_balancing: LoadBalancing { algorithm } }),
+        provenance: Provenance::default(),
+    }))
+}
+
 #[test]
-fn a_traffic_policy_is_not_evaluated_so_it_is_unresolved() {
+fn a_traffic_policy_that_is_named_and_not_held_leaves_its_service_unresolved() {
     let mut store = with_policy();
     store.ask(&by_name("shop/catalog"));
     let Resource::Service(plain) = service("shop/catalog", &[]) else { unreachable!() };
     let limited = Service { traffic_policies: vec![name("TrafficPolicy/shop/t")], ..(*plain).clone() };
     put(&mut store, &Resource::Service(Arc::new(limited)), "1");
     let policy = commit(&mut store, 2);
+    assert_eq!(port(&policy, "shop/catalog").unresolved, Some(name("TrafficPolicy/shop/t")));
+    put(&mut store, &traffic_policy(Algorithm::RoundRobin), "1");
+    let policy = commit(&mut store, 3);
+    let held = port(&policy, "shop/catalog");
+    assert_eq!(
+        (held.unresolved.as_ref(), held.traffic.load_balancing.algorithm),
+        (None, Algorithm::RoundRobin)
+    );
+    let policy = commit(&mut store, 4);
+    assert!(Arc::ptr_eq(&port(&policy, "shop/catalog"), &held), "nothing of it changed");
+    put(&mut store, &traffic_policy(Algorithm::Random), "2");
+    let policy = commit(&mut store, 5);
+    assert_eq!(port(&policy, "shop/catalog").traffic.load_balancing.algorithm, Algorithm::Random);
+    store.receive(removal(Kind::TrafficPolicy, "TrafficPolicy/shop/t"));
+    let policy = commit(&mut store, 6);
     assert_eq!(port(&policy, "shop/catalog").unresolved, Some(name("TrafficPolicy/shop/t")));
 }
 

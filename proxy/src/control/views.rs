@@ -14,6 +14,7 @@ use weft_model::names::{Namespace, ResourceName, ServiceName};
 use weft_model::route::Route;
 use weft_model::route_table::RouteTable;
 use weft_model::service::{Service, ServicePort, ServiceTarget, direct_name};
+use weft_model::traffic::{Traffic, TrafficPolicy};
 use weft_model::wire::{Kind, Resource};
 
 /// A port of a destination.
@@ -49,6 +50,7 @@ struct View {
 #[derive(Debug)]
 struct Inputs {
     service: Arc<Service>,
+    policies: Vec<(ResourceName, Option<Arc<TrafficPolicy>>)>,
     routes: Vec<(ResourceName, Option<Arc<Route>>)>,
     backends: Vec<((ServiceName, u16), Arc<DestinationPort>)>,
     endpoints: Arc<EndpointSet>,
@@ -217,7 +219,7 @@ impl Views {
         old: &Self,
     ) -> Arc<DestinationPort> {
         let ServiceTarget::Service(own) = &service.target else {
-            return self.plain(name, service, port, slices, old);
+            return self.plain(name, service, port, store, slices, old);
         };
         let routes: Vec<_> = port
             .routes_for(self.namespace.as_str(), own.namespace.as_str())
@@ -230,7 +232,7 @@ impl Views {
             })
             .collect();
         if routes.is_empty() {
-            return self.plain(name, service, port, slices, old);
+            return self.plain(name, service, port, store, slices, old);
         }
         let mut named: Vec<(ServiceName, u16)> = routes
             .iter()
@@ -245,12 +247,13 @@ impl Views {
             let name = target.resource_name();
             let Some(service) = store.service(&name) else { continue };
             let Some(port) = service.port(number) else { continue };
-            let view = self.plain(&name, &service, port, slices, old);
+            let view = self.plain(&name, &service, port, store, slices, old);
             backends.push(((target, number), view));
         }
         let key = PortKey { name: name.clone(), port: port.port };
         let endpoints = self.set(&key, slices, old);
-        let inputs = Inputs { service: service.clone(), routes, backends, endpoints };
+        let policies = policies(service, store);
+        let inputs = Inputs { service: service.clone(), policies, routes, backends, endpoints };
         let view = View::new(&key, port, inputs, old.routed.get(&key));
         let built = view.built.clone();
         self.routed.insert(key, view);
@@ -262,6 +265,7 @@ impl Views {
         name: &ResourceName,
         service: &Arc<Service>,
         port: &ServicePort,
+        store: &Store,
         slices: &Slices,
         old: &Self,
     ) -> Arc<DestinationPort> {
@@ -270,7 +274,13 @@ impl Views {
             return view.built.clone();
         }
         let endpoints = self.set(&key, slices, old);
-        let inputs = Inputs { service: service.clone(), routes: Vec::new(), backends: Vec::new(), endpoints };
+        let inputs = Inputs {
+            service: service.clone(),
+            policies: policies(service, store),
+            routes: Vec::new(),
+            backends: Vec::new(),
+            endpoints,
+        };
         let view = View::new(&key, port, inputs, old.plain.get(&key));
         let built = view.built.clone();
         self.plain.insert(key, view);
@@ -303,8 +313,13 @@ impl View {
                 routes: RouteTable::new(inputs.routes.iter().cloned()),
                 backends: inputs.backends.iter().cloned().collect(),
                 endpoints: inputs.endpoints.clone(),
-                // None is evaluated yet: one that is named is one that is not obeyed.
-                unresolved: inputs.service.traffic_policies.first().cloned(),
+                traffic: inputs.traffic(),
+                // One that is named and not held is one that is not obeyed.
+                unresolved: inputs
+                    .policies
+                    .iter()
+                    .find(|(_, held)| held.is_none())
+                    .map(|(name, _)| name.clone()),
             }),
         };
         Self { inputs, built }
@@ -323,15 +338,38 @@ impl View {
 }
 
 impl Inputs {
+    /// A Service has one TrafficPolicy at most; a second one was refused where it was written.
+    fn traffic(&self) -> Arc<Traffic> {
+        let held = self.policies.iter().find_map(|(_, policy)| policy.as_ref());
+        held.map(|policy| policy.traffic.clone()).unwrap_or_default()
+    }
+
     fn is_same(&self, other: &Self) -> bool {
         let route = |held: &Option<Arc<Route>>| held.as_ref().map(Arc::as_ptr);
         Arc::ptr_eq(&self.service, &other.service)
             && Arc::ptr_eq(&self.endpoints, &other.endpoints)
+            && self.policies.len() == other.policies.len()
+            && self
+                .policies
+                .iter()
+                .zip(&other.policies)
+                .all(|(a, b)| a.0 == b.0 && a.1.as_ref().map(Arc::as_ptr) == b.1.as_ref().map(Arc::as_ptr))
             && self.routes.len() == other.routes.len()
             && self.routes.iter().zip(&other.routes).all(|(a, b)| a.0 == b.0 && route(&a.1) == route(&b.1))
             && self.backends.len() == other.backends.len()
             && self.backends.iter().zip(&other.backends).all(|(a, b)| a.0 == b.0 && Arc::ptr_eq(&a.1, &b.1))
     }
+}
+
+/// The TrafficPolicies that a Service names, as far as they are held.
+fn policies(service: &Service, store: &Store) -> Vec<(ResourceName, Option<Arc<TrafficPolicy>>)> {
+    let held = |name: &ResourceName| {
+        store.get(Kind::TrafficPolicy, name, |resource| match resource {
+            Resource::TrafficPolicy(policy) => Some(policy),
+            _ => None,
+        })
+    };
+    service.traffic_policies.iter().map(|name| (name.clone(), held(name))).collect()
 }
 
 fn same(one: &[Arc<DestinationPort>], other: &[Arc<DestinationPort>]) -> bool {

@@ -350,6 +350,7 @@ pub(super) mod testing {
             authorizations: Vec::new(),
             peer_authentications: Vec::new(),
             request_authentications: Vec::new(),
+            zone: "".into(),
             probes,
         }
     }

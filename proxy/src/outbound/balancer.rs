@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use weft_model::endpoints::{Endpoint, Health, Wire};
 use weft_model::spiffe::SpiffeId;
+use weft_model::traffic::{Algorithm, Traffic};
 use weft_runtime::random::Random;
 
 /// The first ejection; each further one in a row is twice as long.
@@ -33,6 +34,9 @@ pub struct Balancer {
 #[derive(Default)]
 struct State {
     set: Arc<EndpointSet>,
+    traffic: Arc<Traffic>,
+    /// Whose turn it is.
+    turn: usize,
     replicas: Vec<Rc<Replica>>,
 }
 
@@ -58,8 +62,9 @@ impl Balancer {
 
     /// Takes over a new set. An endpoint that stays the same keeps its connections and state; one whose
     /// address now belongs to another workload or identity does not.
-    pub fn update(&self, set: &Arc<EndpointSet>, tls: &Tls) {
+    pub fn update(&self, set: &Arc<EndpointSet>, traffic: &Arc<Traffic>, tls: &Tls) {
         let mut state = self.state.borrow_mut();
+        state.traffic = traffic.clone();
         if Arc::ptr_eq(&state.set, set) {
             return;
         }
@@ -89,14 +94,28 @@ impl Balancer {
 
     /// Picks one that is not in `tried`. `None`: there is none.
     pub fn pick(&self, tried: &[Rc<Replica>], random: &mut Random, now: Instant) -> Option<Rc<Replica>> {
-        let state = self.state.borrow();
-        let replicas = &state.replicas;
+        let mut state = self.state.borrow_mut();
+        let State { traffic, turn, replicas, .. } = &mut *state;
         let untried = |replica: &Rc<Replica>| !tried.iter().any(|held| Rc::ptr_eq(held, replica));
         match replicas.as_slice() {
             [] => return None,
             [only] => return untried(only).then(|| only.clone()),
             _ => {}
         }
+        if traffic.load_balancing.algorithm == Algorithm::RoundRobin {
+            let count = replicas.len();
+            let next = (0..count)
+                .map(|step| turn.wrapping_add(step) % count)
+                .find(|index| untried(&replicas[*index]) && replicas[*index].is_available(now));
+            if let Some(index) = next {
+                *turn = index + 1;
+                return Some(replicas[index].clone());
+            }
+        }
+        let lighter = match traffic.load_balancing.algorithm {
+            Algorithm::Random => first_of,
+            Algorithm::LeastRequest | Algorithm::RoundRobin => lighter,
+        };
         // Two at random; with most endpoints available the first draw almost always serves.
         for _ in 0..4 {
             let first = &replicas[random.below(replicas.len())];
@@ -125,6 +144,10 @@ impl Balancer {
             visit(&replica.pool);
         }
     }
+}
+
+fn first_of<'a>(first: &'a Rc<Replica>, _second: &'a Rc<Replica>) -> &'a Rc<Replica> {
+    first
 }
 
 // By load per weight, compared without division.
