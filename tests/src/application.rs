@@ -69,6 +69,8 @@ struct State {
     waiting: Mutex<BTreeSet<String>>,
     gates: watch::Sender<BTreeSet<String>>,
     connections: AtomicU64,
+    /// Bytes of `/bytes/N` that the kernel has taken.
+    given: AtomicU64,
     stop: watch::Sender<bool>,
     closing: watch::Sender<bool>,
 }
@@ -101,6 +103,7 @@ impl Application {
             waiting: Mutex::default(),
             gates: watch::Sender::default(),
             connections: AtomicU64::new(0),
+            given: AtomicU64::new(0),
             stop: watch::Sender::default(),
             closing: watch::Sender::default(),
         });
@@ -116,6 +119,11 @@ impl Application {
     /// The ledger: every request so far.
     pub fn requests(&self) -> Vec<Recorded> {
         self.state.requests.lock().expect("no panic while recording").clone()
+    }
+
+    /// How many bytes of `/bytes/N` it could give to its clients so far, over HTTP/1.1.
+    pub fn given(&self) -> u64 {
+        self.state.given.load(Ordering::Relaxed)
     }
 
     /// How often the request with this `x-request-id` came.

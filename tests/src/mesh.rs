@@ -4,6 +4,7 @@
 
 mod builder;
 mod document;
+mod enforcement;
 
 use crate::binaries::binaries;
 use crate::certificate::Authority;

@@ -1,6 +1,5 @@
 //! Who may call what: every kind of rule, with the reason and the policy told.
 
-use std::time::Duration;
 use weft_model::reason::Reason;
 use weft_tests::application::Application;
 use weft_tests::client::{Client, Request};
@@ -108,9 +107,8 @@ async fn the_port_that_policy_sees_is_the_advertised_one() {
     let mesh = Builder::pair(application.address()).start().await;
     let port = mesh.proxy("shop/cart-1").inbound().port();
     let rules = format!("[{{ to: [{{ operation: {{ ports: ['{port}'] }} }}] }}]");
-    mesh.write_policy("policy", &authorization("cart", "cart", "DENY", &rules));
-    let client = web(&mesh);
-    wait::until("the policy holds", async || client.get(CART).await.status() == 403).await;
+    mesh.enforce_policy("policy", &authorization("cart", "cart", "DENY", &rules)).await;
+    web(&mesh).get(CART).await.refused_with(Reason::AuthorizationDenied);
 }
 
 #[tokio::test]
@@ -205,8 +203,8 @@ async fn a_dry_run_is_logged_and_counted_and_not_enforced() {
     let metrics = server.metrics().await;
     let count = |verdict| metrics.sum("weft_authorization_decisions_total", &[("verdict", verdict)]);
     assert_eq!((count("dry_run_allow"), count("dry_run_deny"), count("deny")), (1.0, 1.0, 0.0));
-    mesh.write_policy("policy", &deny.replace("'true'", "'false'"));
-    wait::until("it is enforced", async || admin(&mesh).get(CART).await.status() == 403).await;
+    mesh.enforce_policy("policy", &deny.replace("'true'", "'false'")).await;
+    admin(&mesh).get(CART).await.refused_with(Reason::AuthorizationDenied);
     web(&mesh).get(CART).await.passed();
 }
 
@@ -218,16 +216,16 @@ async fn plaintext_is_refused_under_strict_and_passes_under_permissive() {
     let plain = Client::direct(inbound);
     plain.get(CART).await.refused_with(Reason::TlsRequired);
     assert_eq!(application.requests(), []);
-    mesh.write_policy("permissive", &peer_authentication("cart", "cart", "PERMISSIVE"));
-    wait::until("plaintext passes", async || plain.get(CART).await.status() == 200).await;
+    mesh.enforce_policy("permissive", &peer_authentication("cart", "cart", "PERMISSIVE")).await;
+    plain.get(CART).await.passed();
     // Callers with a sidecar go on over mutual TLS.
     web(&mesh).get(CART).await.passed();
     let metrics = mesh.proxy("shop/cart-1").metrics().await;
     assert!(metrics.sum("weft_inbound_plaintext_connections_total", &[]) >= 2.0);
     let mutual = [("connection_security_policy", "mutual_tls"), ("response_code", "200")];
     assert_eq!(metrics.sum("istio_requests_total", &mutual), 1.0);
-    mesh.remove_policy("permissive");
-    wait::until("plaintext is refused again", async || plain.get(CART).await.status() == 403).await;
+    mesh.enforce_removal("permissive").await;
+    plain.get(CART).await.refused_with(Reason::TlsRequired);
 }
 
 #[tokio::test]
@@ -280,15 +278,43 @@ async fn an_open_connection_is_judged_by_the_policy_of_now() {
     let mesh = Builder::pair(application.address()).start().await;
     let mut connection = web(&mesh).connect().await.unwrap();
     connection.send(&Request::get(CART)).await.unwrap().passed();
-    mesh.write_policy("policy", &authorization("nobody", "cart", "DENY", "[{}]"));
-    let start = std::time::Instant::now();
-    loop {
-        let response = connection.send(&Request::get(CART)).await.unwrap();
-        if response.status() == 403 {
-            response.refused_with(Reason::AuthorizationDenied);
-            return;
+    mesh.enforce_policy("policy", &authorization("nobody", "cart", "DENY", "[{}]")).await;
+    connection.send(&Request::get(CART)).await.unwrap().refused_with(Reason::AuthorizationDenied);
+    assert_eq!(application.requests().len(), 1);
+    mesh.enforce_removal("policy").await;
+    connection.send(&Request::get(CART)).await.unwrap().passed();
+}
+
+#[tokio::test]
+async fn while_the_policy_changes_each_request_passes_whole_or_ends_with_the_reason() {
+    let application = Application::start("cart-1").await;
+    let mesh = Builder::pair(application.address()).start().await;
+    let client = web(&mesh);
+    let asking = wait::spawn(async move {
+        let (mut cut, mut passed) = (0, 0);
+        loop {
+            let Ok(response) = client.try_send(&Request::get(CART)).await else {
+                // Its answer was on its way.
+                cut += 1;
+                continue;
+            };
+            if response.status() == 403 {
+                response.refused_with(Reason::AuthorizationDenied);
+                return (passed, cut);
+            }
+            response.passed();
+            assert_eq!(response.text(), "cart-1 GET /items");
+            passed += 1;
         }
-        assert!(start.elapsed() < wait::SOON, "the policy never holds on the open connection");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    });
+    wait::until("requests pass", async || !application.requests().is_empty()).await;
+    mesh.enforce_policy("policy", &authorization("nobody", "cart", "DENY", "[{}]")).await;
+    let (passed, cut) = wait::within("the first refusal", asking).await.unwrap();
+    assert!(passed > 0);
+    let denied = Reason::AuthorizationDenied.label();
+    wait::until("each that was cut off is logged, with the reason", async || {
+        let lines = mesh.proxy("shop/cart-1").access_log();
+        lines.iter().filter(|line| line["reason"] == denied).count() > cut
+    })
+    .await;
 }

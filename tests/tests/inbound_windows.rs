@@ -75,7 +75,7 @@ async fn who_is_denied_stays_denied_while_policies_are_replaced_renamed_and_brok
         let rules = format!("[{{ to: [{{ operation: {{ paths: ['{path}'] }} }}] }}]");
         mesh.write_policy("mark", &authorization("mark", "cart", "DENY", &rules));
         let url = format!("http://cart.shop{path}");
-        wait::until("the round is enforced", async || web.get(&url).await.status() == 403).await;
+        wait::until("the round is enforced", async || web.is_answered(&url, 403).await).await;
         web.get(CART).await.passed();
     }
     let seen = asking.finish().await;

@@ -5,6 +5,7 @@ use crate::http1::{Field, Head, Reader, chunk};
 use crate::websocket;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -88,7 +89,7 @@ impl Answer<'_> {
                 let mut sent = 0;
                 while sent < count && self.method != "HEAD" {
                     let piece = PIECE.min((count - sent) as usize);
-                    self.write.write_all(&pattern(sent, piece)).await?;
+                    self.give(&pattern(sent, piece)).await?;
                     if sent == 0 {
                         self.state.gate(&self.head.fields, "x-test-gate-body").await;
                     }
@@ -118,6 +119,19 @@ impl Answer<'_> {
             }
             Wish::Close | Wish::Cut | Wish::Socket => Ok(()),
         }
+    }
+
+    /// Sends all of it, and counts what was taken as it is taken.
+    async fn give(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let taken = self.write.write(bytes).await?;
+            if taken == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.state.given.fetch_add(taken as u64, Ordering::Relaxed);
+            bytes = &bytes[taken..];
+        }
+        Ok(())
     }
 
     async fn text(&mut self, status: u16, text: &str) -> io::Result<()> {
