@@ -22,6 +22,7 @@ use crate::metrics::Families;
 use crate::policy;
 use crate::settings::Settings;
 use crate::shared::Shared;
+use crate::spending::Spending;
 use crate::state::{StateDirectory, StateError};
 use crate::tls::Tls;
 use crate::worker::{self, Listeners};
@@ -159,6 +160,8 @@ pub fn run(
         probes: Probes::default(),
         arrivals: arrivals.clone(),
         plaintext_clients: Default::default(),
+        budgets: Default::default(),
+        spending: Spending::new(Instant::now()),
         readiness: readiness.clone(),
         admitting,
     });

@@ -5,11 +5,13 @@
 //! place among the requests in flight) is released at the same moment.
 
 use crate::access_log::Entry;
+use crate::deadline::Deadline;
 use crate::http::{Body, BodyError, Frame, Headers, Known, LocalBody, RequestHead, Response, Revocable};
 use crate::inbound::judge::Marks;
 use crate::inbound::revoke::Live;
 use crate::metrics::{Ends, Outcome};
 use crate::pool::InFlight;
+use crate::timer::Timer;
 use crate::worker::Worker;
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -53,6 +55,8 @@ pub struct Record {
     pub in_flight: Option<InFlight>,
     /// Says when the answer must end although it would go on.
     pub live: Option<Rc<Live>>,
+    /// When it must have ended.
+    pub deadline: Option<Deadline>,
 }
 
 /// Bytes of a request's body.
@@ -142,6 +146,7 @@ pub fn observe(mut response: Response, record: Record) -> Response {
         status,
         grpc_status,
         bytes: 0,
+        timer: Timer::default(),
     };
     match &observed.body {
         // Nothing follows: no wrapper. A full body at hand is as good as sent.
@@ -153,6 +158,9 @@ pub fn observe(mut response: Response, record: Record) -> Response {
         // A tunnel has no frames; it is told at once, and its bytes are not a body's.
         Body::Tunnel(_) => observed.tell(None),
         _ => {
+            if let Some(deadline) = observed.record.as_ref().and_then(|record| record.deadline) {
+                observed.timer.set_at(deadline.at());
+            }
             response.body = Body::Boxed(Box::new(observed));
             return response;
         }
@@ -167,6 +175,8 @@ struct Observed {
     status: u16,
     grpc_status: Option<u8>,
     bytes: u64,
+    /// Not set where there is no deadline.
+    timer: Timer,
 }
 
 impl Observed {
@@ -216,6 +226,15 @@ impl Observed {
     }
 }
 
+impl Observed {
+    /// Ends it here: what it came from is dropped, and so taken back from whoever still makes it.
+    fn cut(&mut self, reason: Reason) -> BodyError {
+        self.body = Body::Empty;
+        self.tell(Some(reason));
+        BodyError::new(reason)
+    }
+}
+
 impl LocalBody for Observed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
         if let Poll::Ready(error) = self.poll_broken(cx) {
@@ -258,10 +277,10 @@ impl LocalBody for Observed {
         if let Some(live) = self.record.as_ref().and_then(|record| record.live.as_ref())
             && live.poll_revoked(cx).is_ready()
         {
-            let reason = live.reason().unwrap_or(Reason::AuthorizationDenied);
-            self.body = Body::Empty;
-            self.tell(Some(reason));
-            return Poll::Ready(BodyError::new(reason));
+            return Poll::Ready(self.cut(live.reason().unwrap_or(Reason::AuthorizationDenied)));
+        }
+        if self.timer.poll(cx).is_ready() {
+            return Poll::Ready(self.cut(Reason::RequestTimeout));
         }
         Poll::Pending
     }

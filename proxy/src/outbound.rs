@@ -6,6 +6,7 @@
 //! A drain leaves all of it as it is: the application calls for as long as it lives.
 
 pub mod balancer;
+pub mod budget;
 pub mod first;
 pub mod http;
 pub mod mirror;
@@ -26,10 +27,10 @@ use crate::pool::Pool;
 use crate::stream::Stream;
 use crate::worker::Worker;
 use balancer::Balancer;
+use budget::{Allowance, RetryBudget};
 use bytes::Bytes;
 use first::{DEFAULT_REFUSED_SILENCE_MAX, First};
 use http::Outbound;
-use retry::RetryBudget;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -68,7 +69,9 @@ pub struct Port {
     /// Its endpoints.
     pub balancer: Rc<Balancer>,
     /// What retries it can bear.
-    pub budget: Rc<RetryBudget>,
+    pub budget: Arc<RetryBudget>,
+    /// How many that is.
+    pub allowance: Allowance,
     /// What metrics call it.
     pub labels: Arc<ServiceLabels>,
     /// What it turned out to speak, where that is not declared.
@@ -382,11 +385,13 @@ impl Destinations {
             Some(port) => (port.balancer.clone(), port.budget.clone(), port.labels.clone()),
             None => {
                 let balancer = Rc::new(Balancer::new(server_name(model).into()));
-                (balancer, Rc::new(RetryBudget::new(Instant::now())), Arc::new(labels(model)))
+                let budget = worker.shared.budgets.of(&model.destination, model.port, Instant::now());
+                (balancer, budget, Arc::new(labels(model)))
             }
         };
         balancer.update(&model.endpoints, &model.traffic, &worker.shared.tls);
-        let port = Rc::new(Port { model: model.clone(), balancer, budget, labels, guess });
+        let allowance = Allowance::default();
+        let port = Rc::new(Port { model: model.clone(), balancer, budget, allowance, labels, guess });
         ports.insert(key, port.clone());
         port
     }

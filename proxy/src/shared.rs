@@ -9,8 +9,10 @@ use crate::detect::guess::Told;
 use crate::inbound::plaintext_clients;
 use crate::inbound::probe::Probes;
 use crate::metrics::Families;
+use crate::outbound::budget::Budgets;
 use crate::policy;
 use crate::settings::Settings;
+use crate::spending::Spending;
 use crate::tls::Tls;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -45,6 +47,10 @@ pub struct Shared {
     pub arrivals: Option<Arc<Arrivals>>,
     /// Who comes without mutual TLS. Locked once per plaintext connection.
     pub plaintext_clients: plaintext_clients::Clients,
+    /// What retries each destination can bear.
+    pub budgets: Budgets,
+    /// What retries were spent on.
+    pub spending: Spending,
     /// What is missing before this proxy is ready.
     pub readiness: Readiness,
     /// Set once connections may be accepted.

@@ -25,6 +25,11 @@ impl Timer {
         self.deadline = Some(Instant::now() + after);
     }
 
+    /// Sets the deadline.
+    pub(crate) fn set_at(&mut self, at: std::time::Instant) {
+        self.deadline = Some(at.into());
+    }
+
     /// Sets the deadline from now on, unless one is set.
     pub(crate) fn start(&mut self, after: Duration) {
         if self.deadline.is_none() {

@@ -2,7 +2,7 @@
 //!
 //! [`mesh`] starts the built binaries as processes; [`application`] is what stands behind a proxy;
 //! [`client`] what stands before one; [`raw`] sends and reads exact bytes; [`speaker`] speaks
-//! anything but HTTP; [`certificate`] makes certificates, good and bad; [`issuer`] makes tokens;
+//! anything but HTTP; [`relay`] calls on, or never answers; [`certificate`] makes certificates, good and bad; [`issuer`] makes tokens;
 //! [`netns`] makes pods of network namespaces, [`pods`] a mesh of them; [`wait`] waits for a condition,
 //! never for a time. A test that fails
 //! prints the end of every process's log.
@@ -27,6 +27,7 @@ pub mod pods;
 pub mod ports;
 pub mod process;
 pub mod raw;
+pub mod relay;
 pub mod speaker;
 pub mod tamper;
 pub mod traffic;

@@ -101,3 +101,18 @@ async fn a_get_that_the_application_received_is_retried_when_its_connection_brea
     post.refused_with(Reason::ConnectionReset);
     assert_eq!(application.count("posted"), 1, "a POST is executed at most once");
 }
+
+#[tokio::test]
+async fn a_body_of_any_length_goes_to_another_replica_while_nothing_of_it_was_read() {
+    let (mut mesh, _applications) = three_replicas().await;
+    mesh.proxy_mut("shop/cart-1").kill();
+    mesh.proxy_mut("shop/cart-2").kill();
+    let web = mesh.client("shop/web-1");
+    // As often as it takes until one met a replica that is gone.
+    weft_tests::wait::until("a long upload met a replica that is gone", async || {
+        web.echo("http://cart.shop/echo", 3 << 20).await;
+        let metrics = mesh.proxy("shop/web-1").metrics().await;
+        metrics.sum("weft_outbound_retries_total", &[("outcome", "made")]) >= 1.0
+    })
+    .await;
+}

@@ -258,11 +258,12 @@ fn is_grpc(value: &HeaderValue) -> bool {
         .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
-/// What ends a gRPC call whose server was lost. `UNAVAILABLE`: the call may be tried again by
-/// whoever knows that it may.
+/// What ends a gRPC call whose server was lost, or whose deadline passed. `UNAVAILABLE`: the call may be
+/// tried again by whoever knows that it may.
 fn grpc_trailers(reason: Reason) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(3);
-    trailers.insert("grpc-status", HeaderValue::from_static("14"));
+    let status = if reason == Reason::RequestTimeout { "4" } else { "14" };
+    trailers.insert("grpc-status", HeaderValue::from_static(status));
     trailers.insert("grpc-message", HeaderValue::from_static(reason.text()));
     trailers.insert("x-weft-reason", HeaderValue::from_static(reason.label()));
     trailers

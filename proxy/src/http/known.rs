@@ -63,9 +63,10 @@ pub enum Known {
     XWeftAttempt,
     XWeftDeadline,
     XWeftRetry,
+    XEnvoyExpectedRqTimeoutMs,
 }
 
-const COUNT: usize = 53;
+const COUNT: usize = 54;
 
 /// Lower-case names, in the order of the enum.
 const NAMES: [&str; COUNT] = [
@@ -122,6 +123,7 @@ const NAMES: [&str; COUNT] = [
     "x-weft-attempt",
     "x-weft-deadline",
     "x-weft-retry",
+    "x-envoy-expected-rq-timeout-ms",
 ];
 
 const ALL: [Known; COUNT] = [
@@ -178,6 +180,7 @@ const ALL: [Known; COUNT] = [
     Known::XWeftAttempt,
     Known::XWeftDeadline,
     Known::XWeftRetry,
+    Known::XEnvoyExpectedRqTimeoutMs,
 ];
 
 const SLOTS: usize = 512;

@@ -4,6 +4,7 @@
 //! `x-weft-reason`; fields named `x-weft-…` never pass from an application, in either direction.
 
 use super::{Body, Headers, Known, Response, StatusCode};
+use crate::spending::SPENT;
 use weft_model::reason::Reason;
 
 const INTERNAL: &[u8] = b"x-weft-";
@@ -32,6 +33,18 @@ pub fn undelivered(mut response: Response) -> Response {
     // A constant that follows the grammar.
     let _ = response.head.headers_mut().insert_known(Known::XWeftUndelivered, b"1");
     response
+}
+
+/// Marks a failing answer: retries were spent on it, and whoever called should not make any.
+pub fn spent(headers: &mut Headers) {
+    // A constant that follows the grammar.
+    let _ = headers.insert_known(Known::XWeftRetry, SPENT);
+}
+
+/// Whether an answer is one that its client may want to try again.
+pub fn is_failing(response: &Response) -> bool {
+    let grpc = response.head.headers().get(Known::GrpcStatus);
+    response.head.status.as_u16() >= 400 || grpc.is_some_and(|status| status != b"0")
 }
 
 /// Removes the mesh's internal fields.

@@ -2,6 +2,7 @@
 //!
 //! | step | why here |
 //! |---|---|
+//! | which try it is, and its deadline: the proxy's word before, else the client's | before the fields that say so are removed |
 //! | internal fields removed | no rule and no application sees a client's claim |
 //! | the kubelet's probes | from a node, exactly as declared: nothing below is asked |
 //! | admission | what the connection is not for is refused before anything of it is looked at |
@@ -10,9 +11,9 @@
 //! | external authorizer, where a CUSTOM policy matches | before DENY and ALLOW, as in Istio: they see what it made of the request |
 //! | authorization | the newest policy, on each request |
 //! | hop-by-hop fields removed, identity header set | after the rules saw the request whole |
-//! | application | at its own address, by the protocol it speaks |
+//! | application | at its own address, by the protocol it speaks; it is shown what is left |
 //! | judged again at each change of the policy until the answer has ended | an answer is not for who may no longer ask |
-//! | answer: internal fields removed | an application cannot speak as the mesh |
+//! | answer: internal fields removed, `retry: spent` where that is so | an application cannot speak as the mesh |
 //! | record | last, so that it sees the answer that the client sees |
 
 use super::DIRECTION;
@@ -22,15 +23,19 @@ use super::judge::{Denied, Marks, Next, Question};
 use super::probe;
 use super::revoke::{self, Live};
 use super::token;
+use crate::deadline::Deadline;
 use crate::exchange::{Logged, Record, RequestBytes, count_request, observe};
 use crate::h1::{Delivered, Handler};
 use crate::http::respond::{self, strip_internal};
 use crate::http::{Body, Known, Request, RequestHead, Response};
 use crate::policy::Policy;
 use crate::pool::Wire;
+use crate::spending::Trace;
+use crate::timer::Timer;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Instant;
 use weft_model::reason::Reason;
 use weft_model::request_authentication::Accepted;
@@ -41,6 +46,18 @@ pub struct Inbound {
     connection: Rc<Connection>,
     /// `x-forwarded-client-cert` for this client.
     client_certificate: Option<String>,
+}
+
+/// What a request says of itself, beside what it asks for.
+#[derive(Clone, Copy)]
+struct Came {
+    started: Instant,
+    grpc: bool,
+    /// Which of its caller's tries it is.
+    attempt: u32,
+    /// When it must be answered.
+    deadline: Option<Deadline>,
+    trace: Option<Trace>,
 }
 
 /// Why a request does not pass that an external authorizer was asked about.
@@ -62,15 +79,15 @@ impl Inbound {
         Self { connection, client_certificate }
     }
 
-    fn record(&self, logged: Logged, marks: Marks, started: Instant, grpc: bool) -> Record {
+    fn record(&self, logged: Logged, marks: Marks, came: Came) -> Record {
         Record {
             worker: self.connection.worker().clone(),
-            started,
+            started: came.started,
             ends: self.connection.ends(),
             client: self.connection.client(),
             endpoint: None,
-            tries: 1,
-            grpc,
+            tries: came.attempt,
+            grpc: came.grpc,
             reason: None,
             detail: None,
             logged: Some(logged),
@@ -79,6 +96,7 @@ impl Inbound {
             probe: None,
             in_flight: None,
             live: None,
+            deadline: came.deadline,
         }
     }
 
@@ -94,6 +112,17 @@ impl Inbound {
             response = respond::undelivered(response);
         }
         observe(respond::for_client(response, reason, record.grpc), record)
+    }
+
+    /// Says to the proxy of a caller whether retries were spent on what fails here.
+    fn mark_spent(&self, mut response: Response, came: Came) -> Response {
+        if self.connection.peer().is_some()
+            && respond::is_failing(&response)
+            && self.connection.worker().shared.spending.is_spent(came.trace, Instant::now())
+        {
+            respond::spent(response.head.headers_mut());
+        }
+        response
     }
 
     fn wire(&self, head: &RequestHead, policy: &Policy, upgrade: bool) -> Wire {
@@ -152,12 +181,34 @@ impl Inbound {
     }
 }
 
+impl Came {
+    /// Read before the fields that say so are removed. `mesh`: from a proxy, whose word counts.
+    fn new(head: &RequestHead, mesh: bool, started: Instant) -> Self {
+        let grpc = head.is_grpc();
+        let headers = head.headers();
+        let (attempt, deadline) = if mesh {
+            let attempt = headers.get_str(Known::XWeftAttempt).and_then(|text| text.parse::<u8>().ok());
+            (attempt.map_or(1, |attempt| u32::from(attempt.max(1))), Deadline::marked(headers, started))
+        } else {
+            (1, None)
+        };
+        let deadline = deadline.or_else(|| Deadline::claimed(headers, grpc, started));
+        Self { started, grpc, attempt, deadline, trace: Trace::of(headers) }
+    }
+
+    /// Something that never became a request.
+    const fn nothing(started: Instant) -> Self {
+        Self { started, grpc: false, attempt: 1, deadline: None, trace: None }
+    }
+}
+
 impl Handler for Inbound {
     async fn call(&self, mut request: Request) -> Response {
-        let started = Instant::now();
-        let grpc = request.head.is_grpc();
+        let came = Came::new(&request.head, self.connection.peer().is_some(), Instant::now());
+        let Came { started, grpc, .. } = came;
         let upgrade = request.head.upgrade().is_some();
         let worker = self.connection.worker();
+        worker.shared.spending.arrived(came.trace, came.attempt, started);
         let mut policy = worker.policy.current();
         let headers = request.head.headers_mut();
         strip_internal(headers);
@@ -182,8 +233,14 @@ impl Handler for Inbound {
                 // Boxed: most requests ask nobody.
                 let length = body.exact_length();
                 let (token, held) = (accepted.as_deref(), policy.version);
-                let outcome =
-                    Box::pin(self.ask(&mut head, length, &question, token, &policy, &mut marks)).await;
+                let asking = Box::pin(self.ask(&mut head, length, &question, token, &policy, &mut marks));
+                let outcome = match came.deadline {
+                    None => asking.await,
+                    Some(deadline) => match tokio::time::timeout_at(deadline.at().into(), asking).await {
+                        Ok(outcome) => outcome,
+                        Err(_) => Err(Refusal::Denied(Denied::new(Reason::RequestTimeout, None, false))),
+                    },
+                };
                 policy = worker.policy.current();
                 match outcome {
                     Ok(edits) => {
@@ -200,7 +257,7 @@ impl Handler for Inbound {
                     Err(Refusal::Answer(response)) => {
                         let reason = Reason::ExternalAuthorizerDenied;
                         worker.metrics.answered(DIRECTION, reason);
-                        let mut record = self.record(Logged::new(&head), marks, started, grpc);
+                        let mut record = self.record(Logged::new(&head), marks, came);
                         record.reason = Some(reason);
                         record.detail = Some(question.by);
                         return observe(respond::for_client(*response, reason, grpc), record);
@@ -211,7 +268,7 @@ impl Handler for Inbound {
         };
         if let Err(denied) = next {
             let challenge = token::challenge(&head, denied.reason).filter(|_| !grpc);
-            let mut response = self.answer(denied, self.record(Logged::new(&head), marks, started, grpc));
+            let mut response = self.answer(denied, self.record(Logged::new(&head), marks, came));
             if let Some(challenge) = challenge {
                 // Of letters that the target's grammar allows.
                 let _ = response.head.headers_mut().append("www-authenticate", challenge.as_bytes());
@@ -225,7 +282,19 @@ impl Handler for Inbound {
             && headers.append_known(Known::XForwardedClientCert, certificate.as_bytes()).is_err()
         {
             let denied = Denied { reason: Reason::HeaderTooLarge, detail: None, undelivered: false };
-            return self.answer(denied, self.record(logged, marks, started, grpc));
+            return self.answer(denied, self.record(logged, marks, came));
+        }
+        if let Some(deadline) = came.deadline {
+            let now = Instant::now();
+            let refused = if deadline.left(now).is_zero() {
+                // Nobody waits for it: the application need not see it.
+                Some(Reason::RequestTimeout)
+            } else {
+                deadline.show(head.headers_mut(), grpc, now).err().map(|_| Reason::HeaderTooLarge)
+            };
+            if let Some(reason) = refused {
+                return self.answer(Denied::new(reason, None, false), self.record(logged, marks, came));
+            }
         }
         let wire = self.wire(&head, &policy, upgrade);
         let version = policy.version;
@@ -239,22 +308,36 @@ impl Handler for Inbound {
             None => Live::new(connection, Some(judged), in_flight),
         };
         let mut sending = pin!(application.send(worker, Request::new(head, body), wire));
-        let sent = poll_fn(|cx| live.poll_waiting(sending.as_mut(), cx)).await;
-        let mut record = self.record(logged, marks, started, grpc);
+        let mut timer = Timer::default();
+        if let Some(deadline) = came.deadline {
+            timer.set_at(deadline.at());
+        }
+        let sent = poll_fn(|cx| {
+            if let Poll::Ready(sent) = live.poll_waiting(sending.as_mut(), cx) {
+                return Poll::Ready(sent);
+            }
+            timer.poll(cx).map(|()| Err(Denied::new(Reason::RequestTimeout, None, false)))
+        })
+        .await;
+        let mut record = self.record(logged, marks, came);
         record.request_bytes = request_bytes;
         record.probe = pass.as_ref().map(|pass| pass.label());
         record.endpoint = Some(application.address());
         let mut response = match sent {
             Ok(Ok(response)) => response,
-            // The policy has changed meanwhile.
-            Err(denied) => return self.answer(Denied { undelivered: false, ..denied }, record),
+            // The policy has changed meanwhile, or the deadline has passed.
+            Err(denied) => {
+                let response = self.answer(Denied { undelivered: false, ..denied }, record);
+                return self.mark_spent(response, came);
+            }
             Ok(Err(error)) => {
                 let reason = match error.reason {
                     Reason::ConnectFailed | Reason::ConnectTimeout => Reason::ApplicationUnreachable,
                     other => other,
                 };
                 let undelivered = error.delivered == Delivered::No;
-                return self.answer(Denied { reason, detail: None, undelivered }, record);
+                let response = self.answer(Denied { reason, detail: None, undelivered }, record);
+                return if undelivered { response } else { self.mark_spent(response, came) };
             }
         };
         if worker.policy.version() != version
@@ -282,12 +365,12 @@ impl Handler for Inbound {
             // Told at once, and with it what `live` holds is released.
             response.head.headers_mut().remove_hop_by_hop(false);
         }
-        observe(response, record)
+        self.mark_spent(observe(response, record), came)
     }
 
     fn refuse(&self, reason: Reason, head: Option<&RequestHead>) -> Response {
         let logged = head.map(Logged::new).unwrap_or_default();
-        let record = self.record(logged, Marks::default(), Instant::now(), false);
+        let record = self.record(logged, Marks::default(), Came::nothing(Instant::now()));
         self.answer(Denied { reason, detail: None, undelivered: false }, record)
     }
 }

@@ -129,7 +129,7 @@ impl Families {
             )?,
             retries: r.counter(
                 "weft_outbound_retries_total",
-                "Tries beyond a request's first, by why; outcome `budget` was due and not made.",
+                "Tries beyond a request's first, by why, and by whether they were `made` or what spoke against them.",
                 ["reason", "outcome"],
             )?,
             mirrors: r.counter(

@@ -6,25 +6,27 @@
 //! | hop-by-hop and internal fields removed | before any rule sees them: an application cannot speak as the mesh |
 //! | route: rule, filters, backend | on the request as the application sent it |
 //! | mirrors | copies of the request as its backend gets it |
-//! | deadline | around all tries, so that retries and the waits between them spend it |
-//! | tries: balancer → pool → wire | each try is another endpoint, where there is one |
+//! | deadline: the route's or the client's, whichever is earlier | around all tries and the answer, so that retries and the waits between them spend it |
+//! | tries: balancer → pool → wire | each try is another endpoint, where there is one, and says to its proxy which it is and what is left |
 //! | answer: internal fields, filters | what the peer's proxy says of itself stays visible |
 //! | record | last, so that it sees the answer that the application sees |
 
 use super::balancer::Replica;
 use super::replay::Replay;
-use super::retry::{self, TRIES_MAX};
+use super::retry::{self, Answered, Next, TRIES_MAX};
 use super::{DIRECTION, Port, Target, ends_of, mirror, target_of};
+use crate::deadline::Deadline;
 use crate::exchange::{Logged, Record, RequestBytes, count_request, observe};
 use crate::h1::{Delivered, Handler, SendError};
 use crate::http::respond::{self, strip_internal};
-use crate::http::{Body, Headers, Known, Request, RequestHead, Response, filter};
+use crate::http::{Body, HeaderError, Headers, Known, Request, RequestHead, Response, filter};
 use crate::inbound::judge::Marks;
 use crate::metrics::{Ends, ServiceLabels};
 use crate::policy::Asked;
 use crate::pool::Wire;
+use crate::spending::Trace;
 use crate::worker::Worker;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -57,6 +59,13 @@ struct Plan {
     mirrors: Vec<Rc<Port>>,
     timeout: Option<Duration>,
     try_timeout: Option<Duration>,
+}
+
+/// How far the tries have come, for who ends them from outside.
+#[derive(Default)]
+struct Progress {
+    tries: Cell<usize>,
+    replica: RefCell<Option<Rc<Replica>>>,
 }
 
 /// A rule of a route, and what of the request its filters need for the answer.
@@ -206,11 +215,20 @@ impl Outbound {
     }
 
     /// Makes tries until one answers, each at another endpoint.
-    async fn try_endpoints(&self, plan: &Plan, mut request: Request, wire: Wire) -> Fared {
+    async fn try_endpoints(
+        &self,
+        plan: &Plan,
+        mut request: Request,
+        wire: Wire,
+        deadline: Option<Deadline>,
+        progress: &Progress,
+    ) -> Fared {
         let worker = &self.worker;
         let port = &plan.port;
         let method = request.head.method.clone();
-        port.budget.deposit();
+        let grpc = request.head.is_grpc();
+        let trace = Trace::of(request.head.headers());
+        port.budget.request(Instant::now(), &port.allowance);
         let policy = plan.retry();
         // What the owner wants tried again must still be there then.
         let kept = policy.map(|_| {
@@ -225,8 +243,18 @@ impl Outbound {
         };
         let Some(mut replica) = pick(&tried) else { return Fared::local(Reason::EndpointsMissing, None, 1) };
         loop {
+            let tries = tried.len() + 1;
+            progress.tries.set(tries);
+            *progress.replica.borrow_mut() = Some(replica.clone());
             if self.own && replica.identity.is_none() {
-                return Fared::local(Reason::PeerIdentityMismatch, Some(replica), count_tried(&tried));
+                return Fared::local(Reason::PeerIdentityMismatch, Some(replica), tries);
+            }
+            if tries > 1 || deadline.is_some() || plan.try_timeout.is_some() {
+                let mesh = replica.identity.is_some();
+                let marked = mark(request.head.headers_mut(), deadline, plan.try_timeout, tries, mesh, grpc);
+                if marked.is_err() {
+                    return Fared::local(Reason::HeaderTooLarge, Some(replica), tries);
+                }
             }
             let in_flight = replica.pool.begin();
             let wire = if replica.identity.is_none() { plain_wire(wire, port.model.protocol) } else { wire };
@@ -246,30 +274,43 @@ impl Outbound {
                     },
                 }
             };
-            let tries = tried.len() + 1;
             let error = match sent {
                 Ok(response) => {
                     replica.succeeded();
-                    let again = policy.zip(kept.as_ref()).filter(|(policy, (_, replay))| {
-                        retry::wants_answer(policy, &response, replica.identity.is_some(), tries)
-                            && replay.is_whole()
-                    });
-                    let wait = again.and_then(|(policy, _)| {
-                        retry::wait(policy, tries, response.head.headers(), &mut worker.random.borrow_mut())
-                    });
-                    if let (Some((_, (head, replay))), Some(wait)) = (again, wait) {
-                        if port.budget.withdraw(Instant::now()) {
-                            worker.metrics.retried_status("made");
-                            // Its connection goes with it, or comes back to its pool: not ours to wait for.
-                            drop((response, in_flight));
-                            tokio::time::sleep(wait).await;
-                            tried.push(replica.clone());
-                            request = Request::new(head.clone(), replay.body());
-                            // Where there is no other, the same one may have recovered.
-                            replica = pick(&tried).or_else(|| pick(&[])).unwrap_or(replica);
-                            continue;
+                    let next = match (policy, &kept) {
+                        (Some(policy), Some((_, body))) => {
+                            let left = deadline.map(|deadline| deadline.left(Instant::now()));
+                            let mesh = replica.identity.is_some();
+                            let answered = Answered { answer: &response, mesh, tries, body, left };
+                            retry::after_answer(policy, &answered, &mut worker.random.borrow_mut())
                         }
-                        worker.metrics.retried_status("budget");
+                        _ => Next::Pass,
+                    };
+                    let again = match next {
+                        Next::Pass => None,
+                        Next::Refused(why) => {
+                            worker.metrics.retried_status(why);
+                            None
+                        }
+                        Next::Again(wait) => {
+                            let made = port.budget.withdraw(Instant::now(), &port.allowance);
+                            worker.metrics.retried_status(if made { "made" } else { "budget" });
+                            worker.shared.spending.spent(trace, Instant::now());
+                            made.then_some(wait)
+                        }
+                    };
+                    if let (Some(wait), Some((head, replay))) = (again, &kept) {
+                        // Its connection goes with it, or comes back to its pool: not ours to wait for.
+                        drop((response, in_flight));
+                        tokio::time::sleep(wait).await;
+                        tried.push(replica.clone());
+                        request = Request::new(head.clone(), replay.body());
+                        // Where there is no other, the same one may have recovered.
+                        replica = pick(&tried).or_else(|| pick(&[])).unwrap_or(replica);
+                        continue;
+                    }
+                    if replica.identity.is_some() && retry::is_spent(response.head.headers()) {
+                        worker.shared.spending.spent(trace, Instant::now());
                     }
                     let (replica, in_flight) = (Some(replica), Some(in_flight));
                     return Fared { response, replica, in_flight, reason: None, tries: count(tries) };
@@ -302,14 +343,22 @@ impl Outbound {
             let (Some(back), Some(next)) = (back, next) else {
                 return Fared::local(error.reason, Some(replica), tries);
             };
-            if !port.budget.withdraw(Instant::now()) {
+            // Drawn before the wait: others draw during it.
+            let wait = opted.map_or(Duration::ZERO, |(policy, _)| {
+                retry::backoff(policy, tries, &mut worker.random.borrow_mut())
+            });
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| deadline.left(now) <= wait) {
+                worker.metrics.retried(error.reason, "deadline");
+                return Fared::local(error.reason, Some(replica), tries);
+            }
+            worker.shared.spending.spent(trace, now);
+            if !port.budget.withdraw(now, &port.allowance) {
                 worker.metrics.retried(error.reason, "budget");
                 return Fared::local(Reason::RetryBudgetExhausted, Some(replica), tries);
             }
             worker.metrics.retried(error.reason, "made");
-            if let Some((policy, _)) = opted {
-                // Drawn before the wait: others draw during it.
-                let wait = retry::backoff(policy, tries, &mut worker.random.borrow_mut());
+            if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
             request = back;
@@ -334,6 +383,7 @@ impl Outbound {
             probe: None,
             in_flight: None,
             live: None,
+            deadline: None,
         }
     }
 
@@ -363,7 +413,15 @@ impl Handler for Outbound {
         let Request { mut head, body } = request;
         let grpc = head.is_grpc();
         let logged = Some(Logged::new(&head));
-        let port = match self.port(&head).await {
+        let claimed = Deadline::claimed(head.headers(), grpc, started);
+        let found = match claimed {
+            None => self.port(&head).await,
+            Some(deadline) => match tokio::time::timeout_at(deadline.at().into(), self.port(&head)).await {
+                Ok(found) => found,
+                Err(_) => Err(Reason::RequestTimeout),
+            },
+        };
+        let port = match found {
             Ok(port) => port,
             Err(reason) => {
                 let record = self.record(logged, started, self.ends_nowhere(Arc::default()), grpc);
@@ -395,13 +453,19 @@ impl Handler for Outbound {
         if !plan.mirrors.is_empty() && !upgrade {
             body = self.mirrored(&plan, &head, body, wire);
         }
-        let tries = pin!(self.try_endpoints(&plan, Request::new(head, body), wire));
-        let fared = match plan.timeout {
-            None => tries.await,
-            Some(timeout) => match tokio::time::timeout(timeout, tries).await {
-                Ok(fared) => fared,
-                Err(_) => Fared::local(Reason::RequestTimeout, None, 1),
-            },
+        let of_route = plan.timeout.and_then(|timeout| Deadline::after(started, timeout));
+        let deadline = Deadline::earlier(claimed, of_route);
+        let progress = Progress::default();
+        let fared = {
+            let request = Request::new(head, body);
+            let tries = pin!(self.try_endpoints(&plan, request, wire, deadline, &progress));
+            match deadline {
+                None => tries.await,
+                Some(deadline) => match tokio::time::timeout_at(deadline.at().into(), tries).await {
+                    Ok(fared) => fared,
+                    Err(_) => progress.timed_out(),
+                },
+            }
         };
         let ends = match &fared.replica {
             Some(replica) => replica.ends(&self.worker, &plan.port.labels),
@@ -411,6 +475,7 @@ impl Handler for Outbound {
         record.request_bytes = request_bytes;
         record.tries = fared.tries;
         record.in_flight = fared.in_flight;
+        record.deadline = deadline;
         if let Some(replica) = &fared.replica {
             record.endpoint = Some(replica.endpoint.address);
         }
@@ -421,6 +486,9 @@ impl Handler for Outbound {
         let headers = response.head.headers_mut();
         if fared.replica.is_some_and(|replica| replica.identity.is_none()) {
             strip_internal(headers);
+        } else {
+            // Said to this proxy; what it means for the application's callers is noted.
+            headers.remove(Known::XWeftRetry);
         }
         if !matches!(response.body, Body::Tunnel(_)) {
             headers.remove_hop_by_hop(false);
@@ -467,8 +535,39 @@ impl Fared {
     }
 }
 
-fn count_tried(tried: &[Rc<Replica>]) -> usize {
-    tried.len() + 1
+impl Progress {
+    /// How a request fared whose deadline passed.
+    fn timed_out(&self) -> Fared {
+        Fared::local(Reason::RequestTimeout, self.replica.take(), self.tries.get().max(1))
+    }
+}
+
+/// Says to an endpoint's proxy which try it is and what is left for it; to an endpoint without one, what is
+/// left, as the application reads it.
+fn mark(
+    headers: &mut Headers,
+    deadline: Option<Deadline>,
+    try_timeout: Option<Duration>,
+    tries: usize,
+    mesh: bool,
+    grpc: bool,
+) -> Result<(), HeaderError> {
+    // A request that came back carries what the try before it was told.
+    headers.remove(Known::XWeftAttempt);
+    headers.remove(Known::XWeftDeadline);
+    let now = Instant::now();
+    let of_try = try_timeout.and_then(|timeout| Deadline::after(now, timeout));
+    match Deadline::earlier(deadline, of_try) {
+        Some(deadline) if mesh => deadline.mark(headers, now)?,
+        Some(deadline) => deadline.show(headers, grpc, now)?,
+        None => {}
+    }
+    if mesh && tries > 1 {
+        // At most two digits: the tries of a request are.
+        let text = [b'0' + (tries / 10 % 10) as u8, b'0' + (tries % 10) as u8];
+        headers.append_known(Known::XWeftAttempt, if tries < 10 { &text[1..] } else { &text })?;
+    }
+    Ok(())
 }
 
 fn count(tries: usize) -> u32 {

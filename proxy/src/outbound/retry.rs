@@ -1,14 +1,15 @@
-//! When a failed try is made again, and how many such tries a destination can bear.
+//! When a failed try is made again.
 //!
 //! Safe is: nothing reached the application, or the method is idempotent (RFC 9110, section 9.2.2);
-//! and the owner of a route may ask for more (GEP-1731). The body must still be whole. The budget is
-//! GEP-3388's idea: retries are at most a share of the requests, with a floor so that a quiet client may
-//! retry at all.
+//! and the owner of a route may ask for more (GEP-1731). The body must still be whole, the deadline must leave
+//! room for the wait, and nobody nearer to the failure may have spent its retries on it
+//! ([`crate::spending`]). How many there may be is [`super::budget`]'s to say.
 
+use super::replay::Replay;
 use crate::h1::{Delivered, SendError};
 use crate::http::{Headers, Known, Method, Response};
-use std::cell::Cell;
-use std::time::{Duration, Instant};
+use crate::spending::SPENT;
+use std::time::Duration;
 use weft_model::reason::Reason;
 use weft_model::route::RetryPolicy;
 use weft_runtime::random::Random;
@@ -22,17 +23,58 @@ const BACKOFF_GROWTH_MAX: u32 = 10;
 /// A server that wants to be left alone for longer than this gets no retry at all.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 
-/// Thousandths of a retry: whole numbers, so that sums are exact.
-const RETRY: u64 = 1000;
+/// A field of gRPC's retry design (A6): how long to wait, or, negative, that nobody should try again.
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
-/// What a request adds to the budget: a fifth of a retry.
-const SHARE: u64 = RETRY / 5;
+/// What comes after an answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Next {
+    /// It is the answer.
+    Pass,
+    /// Another try was wanted and is not made, by the word of the metric.
+    Refused(&'static str),
+    /// Another try, after so long.
+    Again(Duration),
+}
 
-/// What a millisecond adds, whatever the load: three retries per second.
-const FLOOR_PER_MILLISECOND: u64 = 3 * RETRY / 1000;
+/// What came of a try, and what the next would need.
+pub struct Answered<'a> {
+    /// The answer.
+    pub answer: &'a Response,
+    /// Whether it is from an endpoint's proxy.
+    pub mesh: bool,
+    /// Tries made.
+    pub tries: usize,
+    /// The request's body.
+    pub body: &'a Replay,
+    /// What the deadline leaves. `None`: there is no deadline.
+    pub left: Option<Duration>,
+}
 
-/// How much is kept unspent: ten seconds of the floor.
-const BALANCE_MAX: u64 = 30 * RETRY;
+/// Whether a try that was answered is made again, and when.
+pub fn after_answer(policy: &RetryPolicy, answered: &Answered<'_>, random: &mut Random) -> Next {
+    let Answered { answer, mesh, tries, body, left } = answered;
+    if !wants_answer(policy, answer, *mesh, *tries) {
+        return Next::Pass;
+    }
+    let headers = answer.head.headers();
+    if *mesh && is_spent(headers) {
+        return Next::Refused("spent");
+    }
+    if !body.is_whole() {
+        return Next::Refused("body");
+    }
+    match wait(policy, *tries, headers, random) {
+        None => Next::Refused("pushback"),
+        Some(wait) if left.is_some_and(|left| left <= wait) => Next::Refused("deadline"),
+        Some(wait) => Next::Again(wait),
+    }
+}
+
+/// Whether the endpoint's proxy says that retries were spent on this already.
+pub fn is_spent(headers: &Headers) -> bool {
+    headers.get(Known::XWeftRetry) == Some(SPENT)
+}
 
 /// Whether a try that failed so may be made again.
 pub fn is_safe(method: &Method, delivered: Delivered) -> bool {
@@ -44,7 +86,19 @@ pub fn is_safe(method: &Method, delivered: Delivered) -> bool {
 pub fn wants_answer(policy: &RetryPolicy, answer: &Response, mesh: bool, tries: usize) -> bool {
     let said = if mesh { answer.head.headers().get_str(Known::XWeftReason) } else { None };
     let failed = said.and_then(Reason::from_label).is_some_and(is_endpoints_fault);
-    has_left(policy, tries) && (failed || policy.codes.contains(&answer.head.status.as_u16()))
+    has_left(policy, tries) && (failed || policy.codes.contains(&status(answer)))
+}
+
+/// The status of an answer; a gRPC call that ended with its head counts as what it would be in HTTP.
+fn status(answer: &Response) -> u16 {
+    let status = answer.head.status.as_u16();
+    match answer.head.headers().get(Known::GrpcStatus) {
+        Some(b"4") if status == 200 => 504,
+        Some(b"8") if status == 200 => 429,
+        Some(b"13") if status == 200 => 500,
+        Some(b"14") if status == 200 => 503,
+        _ => status,
+    }
 }
 
 /// Whether the owner wants a try that failed so made again: with a retry policy, all that is the
@@ -80,52 +134,28 @@ pub fn backoff(policy: &RetryPolicy, tries: usize, random: &mut Random) -> Durat
     policy.backoff + Duration::from_micros(random.below(microseconds.max(1)) as u64)
 }
 
-/// The same after an answer, whose `Retry-After` (RFC 9110, section 10.2.3, in seconds) counts where it
-/// is longer. `None`: the server wants more time than a retry is worth.
-pub fn wait(policy: &RetryPolicy, tries: usize, headers: &Headers, random: &mut Random) -> Option<Duration> {
+/// The same after an answer, whose `Retry-After` (RFC 9110, section 10.2.3, in seconds) and
+/// `grpc-retry-pushback-ms` count where they are longer. `None`: the server wants no retry, or more time than
+/// one is worth.
+fn wait(policy: &RetryPolicy, tries: usize, headers: &Headers, random: &mut Random) -> Option<Duration> {
     let own = backoff(policy, tries, random);
-    let Some(asked) = headers.get_str(Known::RetryAfter) else { return Some(own) };
-    // A date would need a clock that agrees with the server's; it counts as too long.
-    let asked = asked.trim().parse().map(Duration::from_secs).ok()?;
+    let asked = if let Some(pushback) = headers.find(PUSHBACK) {
+        // What is no number counts as negative (A6).
+        std::str::from_utf8(pushback).ok()?.parse().map(Duration::from_millis).ok()?
+    } else if let Some(after) = headers.get_str(Known::RetryAfter) {
+        // A date would need a clock that agrees with the server's; it counts as too long.
+        after.trim().parse().map(Duration::from_secs).ok()?
+    } else {
+        return Some(own);
+    };
     (asked <= RETRY_AFTER_MAX).then_some(own.max(asked))
-}
-
-/// The budget of one destination's port on one worker.
-#[derive(Debug)]
-pub struct RetryBudget {
-    balance: Cell<u64>,
-    counted: Cell<Instant>,
-}
-
-impl RetryBudget {
-    /// A full budget.
-    pub fn new(now: Instant) -> Self {
-        Self { balance: Cell::new(BALANCE_MAX), counted: Cell::new(now) }
-    }
-
-    /// A request was made.
-    pub fn deposit(&self) {
-        self.balance.set((self.balance.get() + SHARE).min(BALANCE_MAX));
-    }
-
-    /// Takes one retry, if there is one.
-    pub fn withdraw(&self, now: Instant) -> bool {
-        let elapsed = now.saturating_duration_since(self.counted.get());
-        let whole = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        // Only whole milliseconds are counted; the rest counts next time.
-        self.counted.set(self.counted.get() + Duration::from_millis(whole));
-        let grown = whole.saturating_mul(FLOOR_PER_MILLISECOND).saturating_add(self.balance.get());
-        let balance = grown.min(BALANCE_MAX);
-        let enough = balance >= RETRY;
-        self.balance.set(if enough { balance - RETRY } else { balance });
-        enough
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::StatusCode;
+    use crate::http::{Body, StatusCode};
+    use crate::outbound::replay::REPLAY_BYTES_MAX;
 
     #[test]
     fn what_may_have_been_executed_is_retried_only_if_idempotent() {
@@ -176,19 +206,57 @@ mod tests {
         assert_eq!(after("2"), Some(Duration::from_secs(2)));
         assert_eq!(after("11"), None);
         assert_eq!(after("Fri, 31 Dec 1999 23:59:59 GMT"), None);
+        let mut pushback = |text: &str| {
+            let mut headers = Headers::new();
+            headers.append(PUSHBACK, text.as_bytes()).unwrap();
+            headers.append("retry-after", b"1").unwrap();
+            wait(&policy, 1, &headers, &mut random)
+        };
+        assert_eq!(pushback("250"), Some(Duration::from_millis(250)), "the call's own word counts");
+        for text in ["-1", "-250", "", "soon", "10001"] {
+            assert_eq!(pushback(text), None, "{text:?}");
+        }
     }
 
     #[test]
-    fn retries_are_a_share_of_requests_with_a_floor() {
-        let start = Instant::now();
-        let budget = RetryBudget::new(start);
-        let drained = (0..100).filter(|_| budget.withdraw(start)).count();
-        assert_eq!(drained, 30);
-        for _ in 0..50 {
-            budget.deposit();
+    fn an_answer_is_tried_again_only_where_nothing_speaks_against_it() {
+        let policy = RetryPolicy { codes: vec![503], attempts: 2, backoff: Duration::from_millis(10) };
+        let whole = Replay::new(Body::Empty, None);
+        let long = Replay::new(Body::Full(vec![0; REPLAY_BYTES_MAX + 1].into()), None);
+        let answer = |fields: &[(&str, &str)]| {
+            let mut answer = Response::empty(StatusCode::SERVICE_UNAVAILABLE);
+            let headers = answer.head.headers_mut();
+            fields.iter().for_each(|(name, value)| headers.append(name, value.as_bytes()).unwrap());
+            answer
+        };
+        let next = |answer: &Response, mesh, body, left| {
+            let answered = Answered { answer, mesh, tries: 1, body, left };
+            after_answer(&policy, &answered, &mut Random::new())
+        };
+        let (plain, spent) = (answer(&[]), answer(&[("x-weft-retry", "spent")]));
+        let short = Some(Duration::from_millis(10));
+        assert!(matches!(next(&plain, true, &whole, None), Next::Again(_)));
+        assert!(matches!(next(&plain, true, &whole, Some(Duration::from_secs(1))), Next::Again(_)));
+        assert_eq!(next(&plain, true, &whole, short), Next::Refused("deadline"));
+        assert_eq!(next(&plain, true, &long, None), Next::Refused("body"));
+        assert_eq!(next(&spent, true, &whole, None), Next::Refused("spent"));
+        assert!(
+            matches!(next(&spent, false, &whole, None), Next::Again(_)),
+            "an application's word about the mesh is not the mesh's"
+        );
+        assert_eq!(next(&answer(&[(PUSHBACK, "-1")]), true, &whole, None), Next::Refused("pushback"));
+        assert_eq!(next(&Response::empty(StatusCode::OK), true, &whole, None), Next::Pass);
+    }
+
+    #[test]
+    fn a_call_that_ended_with_its_head_counts_as_its_http_status() {
+        let policy = RetryPolicy { codes: vec![503, 429], attempts: 2, backoff: Duration::ZERO };
+        for (grpc, again) in
+            [("14", true), ("8", true), ("0", false), ("4", false), ("13", false), ("5", false)]
+        {
+            let mut answer = Response::empty(StatusCode::OK);
+            answer.head.headers_mut().append("grpc-status", grpc.as_bytes()).unwrap();
+            assert_eq!(wants_answer(&policy, &answer, true, 1), again, "{grpc}");
         }
-        assert_eq!((0..100).filter(|_| budget.withdraw(start)).count(), 10);
-        let later = start + Duration::from_secs(2);
-        assert_eq!((0..100).filter(|_| budget.withdraw(later)).count(), 6);
     }
 }

@@ -85,7 +85,7 @@ pub async fn connect(worker: &Rc<Worker>, port: &Port) -> Result<Opened, Reason>
     if port.model.unresolved.is_some() {
         return Err(Reason::ResourceUnresolved);
     }
-    port.budget.deposit();
+    port.budget.request(Instant::now(), &port.allowance);
     let mut tried: Vec<Rc<Replica>> = Vec::new();
     let mut last = Reason::EndpointsMissing;
     while tried.len() < TRIES_MAX {
@@ -93,7 +93,7 @@ pub async fn connect(worker: &Rc<Worker>, port: &Port) -> Result<Opened, Reason>
         let Some(replica) = port.balancer.pick(&tried, &mut worker.random.borrow_mut(), now) else { break };
         if !tried.is_empty() {
             // Nothing was delivered, so another try is safe; the budget decides.
-            let due = port.budget.withdraw(now);
+            let due = port.budget.withdraw(now, &port.allowance);
             worker.metrics.retried(last, if due { "made" } else { "budget" });
             if !due {
                 return Err(Reason::RetryBudgetExhausted);
