@@ -109,8 +109,7 @@ pub(crate) fn instructions(options: &Options) -> Result<bool> {
         costs.insert(name.to_owned(), pair);
     }
     if let Some(file) = &options.record {
-        std::fs::write(file, written(&costs))
-            .with_context(|| format!("cannot write {}", file.display()))?;
+        std::fs::write(file, written(&costs)).with_context(|| format!("cannot write {}", file.display()))?;
     }
     record.map_or(Ok(true), |record| compare(&record, &costs))
 }

@@ -198,7 +198,7 @@ fn main() {
             probes: Default::default(),
             plaintext_clients: Default::default(),
             budgets: Default::default(),
-            spending: weft_proxy::spending::Spending::new(Instant::now()),
+            spending: weft_proxy::spending::Spending::new(std::time::Instant::now()),
             families: Families::new(&registry).expect("families must be made"),
             access_log: AccessLog::to_stdout(Mode::Errors).expect("a thread must start"),
             told: Default::default(),

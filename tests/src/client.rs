@@ -219,12 +219,6 @@ impl Client {
         self.connect().await?.send(request).await
     }
 
-    /// Whether a GET is answered with this status. One that is cut off, as a request under way may be while
-    /// the policy changes, is not.
-    pub async fn is_answered(&self, url: &str, status: u16) -> bool {
-        self.try_send(&Request::get(url)).await.is_ok_and(|response| response.status() == status)
-    }
-
     /// A connection that is kept.
     pub async fn connect(&self) -> io::Result<Connection> {
         self.over(TcpStream::connect(self.address).await?)

@@ -71,7 +71,8 @@ impl Chain {
             let client = self.mesh.client(&format!("shop/web-{caller}"));
             streams.push(Traffic::start(client, connections, move |id| {
                 let (connection, number) = id.split_once('-').expect("ids are CONNECTION-NUMBER");
-                let (connection, number): (u64, u64) = (connection.parse().unwrap(), number.parse().unwrap());
+                let (connection, number): (u64, u64) =
+                    (connection.parse().expect("a number"), number.parse().expect("a number"));
                 let low = (caller as u64) << 48 | connection << 32 | (number + 1);
                 Request::get(&url)
                     .id(&format!("{caller}-{id}"))
