@@ -25,7 +25,7 @@ mod texts;
 
 pub use header::is_list as is_list_header;
 pub use miss::{NearestMiss, Part};
-pub use set::{AuthorizationSet, Decider, Judgement, Verdict};
+pub use set::{AuthorizationSet, Caller, Decider, Judgement, Step, Verdict};
 
 use crate::names::{Name, Namespace};
 use crate::request::{ConnectionFacts, HttpFacts};

@@ -97,6 +97,8 @@ fn judged(set: &AuthorizationSet, request: &Request) -> Answer {
         }),
     };
     let judgement = set.judge(&facts);
+    // What a proxy looks up once per connection changes nothing.
+    assert_eq!(set.judge_of(&set.caller(facts.connection.source), &facts), judgement);
     let audits = |decider: &Decider<'_>| decider.policy.action == Action::Audit;
     assert_eq!(judgement.audit, set.matching(&facts).find(audits));
     assert_eq!(judgement.custom, None);

@@ -43,6 +43,10 @@ impl Hasher for Quick {
         self.add(number.into());
     }
 
+    fn write_u64(&mut self, number: u64) {
+        self.add(number);
+    }
+
     fn finish(&self) -> u64 {
         // The table takes its place from the low bits, and multiplying fills the high ones.
         self.0 ^ (self.0 >> 32)

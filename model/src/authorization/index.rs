@@ -4,8 +4,8 @@
 //! joins three halves: who calls (a principal, the beginning of one, a service account, a namespace),
 //! what is asked for (a path, the beginning of one, a host, a port) and the method, each of which may
 //! be open. A request has few of each, so it looks under the few keys that they make and judges what
-//! it finds there; a list that the key has decided is not judged again. How many policies there are
-//! that cannot match makes no difference.
+//! it finds there; a list that the key has decided is not judged again, and a rule that says nothing
+//! else matches by being found. How many policies there are that cannot match makes no difference.
 //!
 //! A rule with many sources and operations is kept by each pair of them, and in fewer words where
 //! that would be too many: a key is never more than a hint, so leaving one open is always right.
@@ -13,9 +13,10 @@
 use super::hash::Map;
 use super::keys::{self, Keys, What, Who};
 use super::matching::{Settled, Stop};
-use super::texts::{Names, Texts};
+use super::texts::{Found, Names, Texts};
 use super::{Action, Authorization, Facts, Rule};
 use crate::spiffe::SpiffeId;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 /// In what a rule may be the first to match.
@@ -45,22 +46,35 @@ pub(super) struct Index {
     paths: Texts,
     /// In lower case.
     hosts: Names,
-    ports: Map<u16, ()>,
+    ports: Map<u16, u16>,
     methods: Names,
     /// By key: where in `entries`.
     table: Map<Key, (u32, u32)>,
     /// By key, then by rule.
     entries: Box<[Entry]>,
-    /// Which kinds of keys there are at all.
-    shapes: u64,
+    /// With what "any caller" makes keys.
+    anybody: u16,
+    /// With what "anything asked for" makes keys.
+    anything: u16,
 }
 
 /// Three halves, each 0 for "any"; see [`atom`].
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 struct Key {
     who: u32,
     what: u32,
     method: u32,
+}
+
+/// What a caller is among the values that rules name.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Caller {
+    anybody: Found,
+    principal: Found,
+    service_account: Found,
+    namespace: Found,
+    /// Where the beginnings of its principal begin.
+    prefix: u32,
 }
 
 /// A rule under a key: one pair of its sources and operations.
@@ -73,6 +87,16 @@ struct Entry {
     operation: u32,
     phase: Phase,
     settled: Settled,
+    /// The key settles all that the rule says.
+    certain: bool,
+}
+
+/// In two words instead of three.
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64((u64::from(self.who) << 32) | u64::from(self.what));
+        state.write_u32(self.method);
+    }
 }
 
 // === impl Index ===
@@ -107,6 +131,7 @@ impl Index {
                         operation: keys.operation.map_or(NONE, length),
                         phase,
                         settled: keys.settled,
+                        certain: is_certain(written, &keys, http),
                     };
                     keyed.push((index.key(&keys), entry));
                 });
@@ -127,27 +152,33 @@ impl Index {
     }
 
     fn key(&mut self, keys: &Keys<'_>) -> Key {
+        let method = keys.method.map_or(0, |method| self.methods.add(method, 1));
+        let (of_who, of_what) = (shape(keys.what.kind(), method), shape(keys.who.kind(), method));
         let who = match keys.who {
-            Who::Any => 0,
-            Who::Principal(text) => self.principals.add(text),
-            Who::PrincipalPrefix(text) => self.principals.add_prefix(text),
-            Who::ServiceAccount(held) => {
-                self.service_accounts.add(&format!("ns/{}/sa/{}", held.namespace, held.name))
+            Who::Any => {
+                self.anybody |= of_who;
+                0
             }
-            Who::Namespace(text) => self.namespaces.add(text),
+            Who::Principal(text) => self.principals.add(text, of_who),
+            Who::PrincipalPrefix(text) => self.principals.add_prefix(text, of_who),
+            Who::ServiceAccount(held) => {
+                self.service_accounts.add(&format!("ns/{}/sa/{}", held.namespace, held.name), of_who)
+            }
+            Who::Namespace(text) => self.namespaces.add(text, of_who),
         };
         let what = match keys.what {
-            What::Any => 0,
-            What::Path(text) => self.paths.add(text),
-            What::PathPrefix(text) => self.paths.add_prefix(text),
-            What::Host(text) => self.hosts.add(&text.to_ascii_lowercase()),
+            What::Any => {
+                self.anything |= of_what;
+                0
+            }
+            What::Path(text) => self.paths.add(text, of_what),
+            What::PathPrefix(text) => self.paths.add_prefix(text, of_what),
+            What::Host(text) => self.hosts.add(&text.to_ascii_lowercase(), of_what),
             What::Port(port) => {
-                self.ports.insert(port, ());
+                *self.ports.entry(port).or_default() |= of_what;
                 port.into()
             }
         };
-        let method = keys.method.map_or(0, |method| self.methods.add(method));
-        self.shapes |= shape(keys.who.kind(), keys.what.kind(), method);
         Key { who: atom(keys.who.kind(), who), what: atom(keys.what.kind(), what), method }
     }
 
@@ -157,46 +188,64 @@ impl Index {
         Some((*policy as usize, *rule as usize))
     }
 
-    /// The number of the first rule that matches, by phase.
-    pub(super) fn first(&self, policies: &[Arc<Authorization>], facts: &Facts<'_>) -> [u32; PHASES] {
+    /// What a caller is here. It stays the same for as long as its identity and the index do.
+    pub(super) fn caller(&self, source: Option<&SpiffeId>) -> Caller {
+        let anybody = Found { number: 0, shapes: self.anybody };
+        // Whoever proves nothing is none of them.
+        let Some(id) = source else { return Caller { anybody, ..Caller::default() } };
+        Caller {
+            anybody,
+            principal: self.principals.find(id.principal()),
+            service_account: self.service_accounts.find(account_path(id)),
+            namespace: self.namespaces.find(id.namespace()),
+            prefix: self.principals.longest_prefix(id.principal()),
+        }
+    }
+
+    /// The number of the first rule that matches, by phase. `caller`: what the facts' caller is here.
+    pub(super) fn first(
+        &self,
+        policies: &[Arc<Authorization>],
+        caller: &Caller,
+        facts: &Facts<'_>,
+    ) -> [u32; PHASES] {
         let mut first = [NONE; PHASES];
-        let (principal, account, namespace) = match facts.connection.source {
-            Some(id) => (id.principal(), account_path(id), id.namespace()),
-            None => ("", "", ""),
-        };
         let port = facts.connection.destination.port();
-        let (path, host, method) =
-            facts.http.as_ref().map_or(("", "", ""), |http| (http.path, http.host(), http.method));
-        // What is empty has no name here, and kind and 0 together mean that there is none.
+        let (path, method) = facts.http.as_ref().map_or(("", ""), |http| (http.path, http.method));
+        // A host is cut out of the authority, which is only worth it where one is asked for.
+        let host = match &facts.http {
+            Some(http) if !self.hosts.is_empty() => self.hosts.find_ignoring_case(http.host()),
+            _ => Found::default(),
+        };
+        let port = self.ports.get(&port).map(|shapes| Found { number: port.into(), shapes: *shapes });
         let who = [
-            (0, 0),
-            (Who::PRINCIPAL, self.principals.find(principal)),
-            (Who::SERVICE_ACCOUNT, self.service_accounts.find(account)),
-            (Who::NAMESPACE, self.namespaces.find(namespace)),
+            (0, caller.anybody),
+            (Who::PRINCIPAL, caller.principal),
+            (Who::SERVICE_ACCOUNT, caller.service_account),
+            (Who::NAMESPACE, caller.namespace),
         ];
+        // What is empty is none of them.
         let what = [
-            (0, 0),
+            (0, Found { number: 0, shapes: self.anything }),
             (What::PATH, self.paths.find(path)),
-            (What::HOST, self.hosts.find_ignoring_case(host)),
-            (What::PORT, if self.ports.contains_key(&port) { port.into() } else { 0 }),
+            (What::HOST, host),
+            (What::PORT, port.unwrap_or_default()),
         ];
-        let method = self.methods.find(method);
+        let method = self.methods.find(method).number;
         let paths = self.paths.longest_prefix(path);
-        let whos = self.principals.prefixes(self.principals.longest_prefix(principal));
-        for (who_kind, who) in who.into_iter().chain(whos.map(|number| (Who::PRINCIPAL_PREFIX, number))) {
-            if who == 0 && who_kind != 0 {
+        let whos = self.principals.prefixes(caller.prefix);
+        for (who_kind, who) in who.into_iter().chain(whos.map(|found| (Who::PRINCIPAL_PREFIX, found))) {
+            if who.shapes == 0 {
                 continue;
             }
-            let whats = self.paths.prefixes(paths);
-            for (what_kind, what) in what.into_iter().chain(whats.map(|number| (What::PATH_PREFIX, number))) {
-                if what == 0 && what_kind != 0 {
-                    continue;
-                }
-                let (who, what) = (atom(who_kind, who), atom(what_kind, what));
-                if self.shapes & shape(who_kind, what_kind, 0) != 0 {
+            let whats = self.paths.prefixes(paths).map(|found| (What::PATH_PREFIX, found));
+            for (what_kind, what) in what.into_iter().chain(whats) {
+                let shapes = (who.shapes >> (2 * what_kind)) & (what.shapes >> (2 * who_kind));
+                let (who, what) = (atom(who_kind, who.number), atom(what_kind, what.number));
+                if shapes & 1 != 0 {
                     self.judge(Key { who, what, method: 0 }, policies, facts, &mut first);
                 }
-                if method != 0 && self.shapes & shape(who_kind, what_kind, 1) != 0 {
+                if shapes & 2 != 0 && method != 0 {
                     self.judge(Key { who, what, method }, policies, facts, &mut first);
                 }
             }
@@ -208,7 +257,7 @@ impl Index {
         let Some((start, end)) = self.table.get(&key) else { return };
         for entry in &self.entries[*start as usize..*end as usize] {
             let first = &mut first[entry.phase as usize];
-            if entry.rule < *first && self.holds(entry, policies, facts) {
+            if entry.rule < *first && (entry.certain || self.holds(entry, policies, facts)) {
                 *first = entry.rule;
             }
         }
@@ -256,8 +305,24 @@ fn atom(kind: u32, number: u32) -> u32 {
     (number << 3) | kind
 }
 
-fn shape(who: u32, what: u32, method: u32) -> u64 {
-    1 << ((who * 5 + what) * 2 + u32::from(method != 0))
+/// The kind of keys that a half makes with another half of this kind, with or without a method, as a bit.
+fn shape(other: u32, method: u32) -> u16 {
+    1 << (2 * other + u32::from(method != 0))
+}
+
+// Whether nothing of the rule is left to judge where it is found under the key.
+fn is_certain(rule: &Rule, keys: &Keys<'_>, http: bool) -> bool {
+    let source = match keys.source {
+        Some(number) => rule.sources.get(number).is_some_and(|source| source.is_settled(keys.settled, http)),
+        None => rule.sources.is_empty(),
+    };
+    let operation = match keys.operation {
+        Some(number) => {
+            rule.operations.get(number).is_some_and(|operation| operation.is_settled(keys.settled, http))
+        }
+        None => rule.operations.is_empty(),
+    };
+    source && operation && rule.conditions.is_empty()
 }
 
 /// `ns/NAMESPACE/sa/NAME` of an identity.

@@ -76,6 +76,11 @@ fn both<T>(clause: &Clause<T>, mut test: impl FnMut(&T) -> bool) -> bool {
     any(&clause.any, &mut test) && none(&clause.not, test)
 }
 
+// Whether a clause leaves nothing to judge, given whether its values are settled.
+fn is_settled<T>(clause: &Clause<T>, values: bool) -> bool {
+    clause.not.is_empty() && (clause.any.is_empty() || values)
+}
+
 fn text(value: Option<&str>) -> impl Fn(&StringMatch) -> bool + '_ {
     move |pattern| value.is_some_and(|value| pattern.matches(value))
 }
@@ -172,6 +177,25 @@ impl Rule {
 }
 
 impl Source {
+    /// Whether these lists are all that it says. Without `http` what needs it says nothing.
+    pub(super) fn is_settled(&self, settled: Settled, http: bool) -> bool {
+        // Taken apart, so that no list is forgotten here.
+        let Self {
+            principals,
+            namespaces,
+            service_accounts,
+            ip_blocks,
+            remote_ip_blocks,
+            request_principals,
+        } = self;
+        is_settled(principals, settled.has(Settled::PRINCIPALS))
+            && is_settled(namespaces, settled.has(Settled::NAMESPACES))
+            && is_settled(service_accounts, settled.has(Settled::SERVICE_ACCOUNTS))
+            && is_settled(ip_blocks, false)
+            && is_settled(remote_ip_blocks, false)
+            && (!http || is_settled(request_principals, false))
+    }
+
     pub(super) fn needs_http(&self) -> bool {
         !self.request_principals.is_empty()
     }
@@ -225,6 +249,15 @@ impl Source {
 }
 
 impl Operation {
+    /// Whether these lists are all that it says. Without `http` what needs it says nothing.
+    pub(super) fn is_settled(&self, settled: Settled, http: bool) -> bool {
+        let Self { hosts, ports, methods, paths } = self;
+        let of_requests = is_settled(hosts, settled.has(Settled::HOSTS))
+            && is_settled(methods, settled.has(Settled::METHODS))
+            && is_settled(paths, settled.has(Settled::PATHS));
+        is_settled(ports, settled.has(Settled::PORTS)) && (!http || of_requests)
+    }
+
     pub(super) fn needs_http(&self) -> bool {
         !(self.hosts.is_empty() && self.methods.is_empty() && self.paths.is_empty())
     }

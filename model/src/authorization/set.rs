@@ -1,9 +1,10 @@
 //! All that binds one workload, and the verdict on what is asked of it.
 
-use super::index::{Index, Phase};
+use super::index::{self, Index, Phase};
 use super::miss::{self, NearestMiss};
 use super::{Action, Authorization, Facts, Operation, Provenance};
 use crate::names::ResourceName;
+use crate::spiffe::SpiffeId;
 use std::fmt;
 use std::sync::Arc;
 
@@ -42,6 +43,20 @@ pub struct Judgement<'a> {
     pub shadow: Option<Verdict<'a>>,
 }
 
+/// What comes next in judging something, in the order that Istio documents: what is not held denies
+/// before all, then the authorizer of a CUSTOM policy is asked, then DENY and ALLOW decide.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Step<'a> {
+    /// The authorizer that this policy names must agree first.
+    Ask(Decider<'a>),
+    /// Nobody is left to ask.
+    Decided(Verdict<'a>),
+}
+
+/// A caller as one set of policies knows it: what its identity makes of their keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller(index::Caller);
+
 /// All that binds one workload. Built once per change and immutable; judging takes no lock and
 /// allocates nothing.
 #[derive(Clone, Debug, Default)]
@@ -61,6 +76,22 @@ struct Kinds {
     dry_run_allow: bool,
     path: bool,
     enforced_path: bool,
+}
+
+// === impl Judgement ===
+
+impl<'a> Judgement<'a> {
+    /// What comes next. `agreed`: the provider that has agreed already, as MeshConfig names it.
+    pub fn step(&self, agreed: Option<&str>) -> Step<'a> {
+        match (self.verdict, self.custom) {
+            (Verdict::Unresolved(_), _) | (_, None) => Step::Decided(self.verdict),
+            // A workload has one provider, so one agreement is all that can be wanted.
+            (_, Some(custom)) if agreed.is_some() && custom.policy.provider.as_deref() == agreed => {
+                Step::Decided(self.verdict)
+            }
+            (_, Some(custom)) => Step::Ask(custom),
+        }
+    }
 }
 
 // === impl Verdict ===
@@ -181,12 +212,30 @@ impl AuthorizationSet {
 
     /// Judges. The rule that is named is the first that matches, by policies' order and then its own.
     pub fn judge<'a>(&'a self, facts: &Facts<'_>) -> Judgement<'a> {
+        let index = if facts.http.is_some() { &self.http } else { &self.opaque };
+        self.judge_in(index, &index.caller(facts.connection.source), facts)
+    }
+
+    /// Looks up once what is the same for all requests of a caller.
+    pub fn caller(&self, source: Option<&SpiffeId>) -> Caller {
+        Caller(self.http.caller(source))
+    }
+
+    /// Judges a request of that caller, as [`Self::judge`] does. `caller`: of these very policies and of the
+    /// facts' own identity.
+    pub fn judge_of<'a>(&'a self, caller: &Caller, facts: &Facts<'_>) -> Judgement<'a> {
+        match facts.http {
+            Some(_) => self.judge_in(&self.http, &caller.0, facts),
+            None => self.judge(facts),
+        }
+    }
+
+    fn judge_in<'a>(&'a self, index: &'a Index, caller: &index::Caller, facts: &Facts<'_>) -> Judgement<'a> {
         if let Some(name) = &self.unresolved {
             let verdict = Verdict::Unresolved(name);
             return Judgement { verdict, custom: None, audit: None, shadow: None };
         }
-        let index = if facts.http.is_some() { &self.http } else { &self.opaque };
-        let first = index.first(&self.policies, facts);
+        let first = index.first(&self.policies, caller, facts);
         let decider = |phase: Phase| {
             let (policy, rule) = index.rule(first[phase as usize])?;
             Some(Decider { policy: self.policies.get(policy)?, rule })

@@ -428,3 +428,27 @@ fn a_port_needs_http_where_any_rule_for_it_looks_at_http() {
     assert!(set(&[policy(Action::Allow, vec![when])]).needs_http(82));
     assert!(!set(&[policy(Action::Allow, vec![Rule::default()])]).needs_http(80));
 }
+
+#[test]
+fn an_authorizer_is_asked_before_anything_decides_and_after_what_is_not_held() {
+    let custom =
+        with(policy(Action::Custom, vec![Rule::default()]), |policy| policy.provider = Some("opa".into()));
+    let deny = policy(Action::Deny, vec![Rule::default()]);
+    let asking = set(&[deny.clone(), custom.clone()]);
+    case().with(|facts| {
+        let judgement = asking.judge(facts);
+        let by = Decider { policy: &custom, rule: 0 };
+        assert_eq!(judgement.step(None), Step::Ask(by));
+        assert_eq!(judgement.step(Some("another")), Step::Ask(by));
+        let denied = Verdict::Denied(Decider { policy: &deny, rule: 0 });
+        assert_eq!(judgement.step(Some("opa")), Step::Decided(denied));
+        assert_eq!(set(&[deny.clone()]).judge(facts).step(None), Step::Decided(denied));
+        // Nobody has agreed to what names nobody.
+        let nobody = set(&[with(custom.clone(), |policy| policy.provider = None)]);
+        assert!(matches!(nobody.judge(facts).step(None), Step::Ask(_)));
+        let name: ResourceName = "AuthorizationPolicy/shop/missing".parse().unwrap();
+        let custom = ("AuthorizationPolicy/shop/custom".parse().unwrap(), Some(custom.clone()));
+        let lacking = AuthorizationSet::new([custom, (name.clone(), None)]);
+        assert_eq!(lacking.judge(facts).step(None), Step::Decided(Verdict::Unresolved(&name)));
+    });
+}

@@ -1,4 +1,5 @@
-//! Values that keys are made of, by number from 1; 0 is "not one of them".
+//! Values that keys are made of, by number from 1; 0 is "not one of them". Each knows with what else it
+//! makes keys, so that nothing is looked for that cannot be there.
 
 use super::hash::Map;
 use super::index::length;
@@ -7,33 +8,48 @@ use super::index::length;
 /// would have to be allocated. Names of DNS are shorter.
 pub(super) const HOST_LENGTH_MAX: usize = 255;
 
+/// A value.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Found {
+    pub(super) number: u32,
+    /// The kinds of keys that it is a half of, as bits; none where it is not one of them.
+    pub(super) shapes: u16,
+}
+
 /// Whole texts.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Names(Map<Box<str>, u32>);
+pub(super) struct Names(Map<Box<str>, Found>);
 
 impl Names {
-    pub(super) fn add(&mut self, text: &str) -> u32 {
+    /// Adds a text, or another kind of keys that it is a half of.
+    pub(super) fn add(&mut self, text: &str, shape: u16) -> u32 {
         let next = length(self.0.len() + 1);
-        match self.0.get(text) {
-            Some(number) => *number,
-            None => *self.0.entry(text.into()).or_insert(next),
-        }
+        let found = match self.0.get_mut(text) {
+            Some(found) => found,
+            None => self.0.entry(text.into()).or_insert(Found { number: next, shapes: 0 }),
+        };
+        found.shapes |= shape;
+        found.number
     }
 
-    pub(super) fn find(&self, text: &str) -> u32 {
+    pub(super) fn find(&self, text: &str) -> Found {
         self.0.get(text).copied().unwrap_or_default()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Finds a text that was added in lower case.
-    pub(super) fn find_ignoring_case(&self, text: &str) -> u32 {
+    pub(super) fn find_ignoring_case(&self, text: &str) -> Found {
         if self.0.is_empty() || !text.bytes().any(|byte| byte.is_ascii_uppercase()) {
             return self.find(text);
         }
         let mut lower = [0; HOST_LENGTH_MAX];
-        let Some(lower) = lower.get_mut(..text.len()) else { return 0 };
+        let Some(lower) = lower.get_mut(..text.len()) else { return Found::default() };
         lower.copy_from_slice(text.as_bytes());
         lower.make_ascii_lowercase();
-        std::str::from_utf8(lower).map_or(0, |lower| self.find(lower))
+        std::str::from_utf8(lower).map_or(Found::default(), |lower| self.find(lower))
     }
 }
 
@@ -51,25 +67,25 @@ pub(super) struct Texts {
 #[derive(Clone, Debug)]
 struct Prefix {
     text: Box<str>,
-    number: u32,
+    found: Found,
     /// The next shorter beginning of this one, counted from 1; 0: there is none.
     parent: u32,
 }
 
 impl Texts {
-    pub(super) fn add(&mut self, text: &str) -> u32 {
-        self.whole.add(text)
+    pub(super) fn add(&mut self, text: &str, shape: u16) -> u32 {
+        self.whole.add(text, shape)
     }
 
-    pub(super) fn add_prefix(&mut self, text: &str) -> u32 {
-        self.beginnings.add(text)
+    pub(super) fn add_prefix(&mut self, text: &str, shape: u16) -> u32 {
+        self.beginnings.add(text, shape)
     }
 
     /// Nothing more is added.
     pub(super) fn seal(&mut self) {
         let beginnings = std::mem::take(&mut self.beginnings).0;
         let mut prefixes: Vec<Prefix> =
-            beginnings.into_iter().map(|(text, number)| Prefix { text, number, parent: 0 }).collect();
+            beginnings.into_iter().map(|(text, found)| Prefix { text, found, parent: 0 }).collect();
         prefixes.sort_by(|a, b| a.text.cmp(&b.text));
         let mut open: Vec<usize> = Vec::new();
         for index in 0..prefixes.len() {
@@ -80,7 +96,7 @@ impl Texts {
         self.prefixes = prefixes.into();
     }
 
-    pub(super) fn find(&self, text: &str) -> u32 {
+    pub(super) fn find(&self, text: &str) -> Found {
         self.whole.find(text)
     }
 
@@ -96,10 +112,10 @@ impl Texts {
         length(place)
     }
 
-    /// The numbers of all beginnings, the longest first.
-    pub(super) fn prefixes(&self, longest: u32) -> impl Iterator<Item = u32> + '_ {
+    /// All beginnings, the longest first.
+    pub(super) fn prefixes(&self, longest: u32) -> impl Iterator<Item = Found> + '_ {
         let at = |place: u32| self.prefixes.get((place as usize).checked_sub(1)?);
-        std::iter::successors(at(longest), move |prefix| at(prefix.parent)).map(|prefix| prefix.number)
+        std::iter::successors(at(longest), move |prefix| at(prefix.parent)).map(|prefix| prefix.found)
     }
 }
 
@@ -112,11 +128,12 @@ mod tests {
         let mut texts = Texts::default();
         let all = ["/", "/a", "/a/b", "/a/b/c", "/ab", "/b", "", "/a/c"];
         for text in all {
-            texts.add_prefix(text);
+            texts.add_prefix(text, 1);
         }
         texts.seal();
         for text in ["/a/b/x", "/", "", "x", "/abc", "/a/b/c", "/c", "/a/bb", "/\u{10ffff}", "0"] {
-            let found: Vec<u32> = texts.prefixes(texts.longest_prefix(text)).collect();
+            let found: Vec<u32> =
+                texts.prefixes(texts.longest_prefix(text)).map(|found| found.number).collect();
             let mut wanted: Vec<&str> = all.into_iter().filter(|prefix| text.starts_with(prefix)).collect();
             wanted.sort_by_key(|prefix| std::cmp::Reverse(prefix.len()));
             let number = |text: &&str| 1 + all.iter().position(|held| held == text).unwrap() as u32;
@@ -127,10 +144,12 @@ mod tests {
     #[test]
     fn hosts_are_found_in_any_case() {
         let mut names = Names::default();
-        let number = names.add("cart.shop");
-        assert_eq!(names.find_ignoring_case("Cart.SHOP"), number);
-        assert_eq!(names.find_ignoring_case("cart.shop"), number);
-        assert_eq!(names.find_ignoring_case("Cart"), 0);
-        assert_eq!(names.find_ignoring_case(&"X".repeat(300)), 0);
+        let number = names.add("cart.shop", 1);
+        names.add("cart.shop", 4);
+        let found = Found { number, shapes: 5 };
+        assert_eq!(names.find_ignoring_case("Cart.SHOP"), found);
+        assert_eq!(names.find_ignoring_case("cart.shop"), found);
+        assert_eq!(names.find_ignoring_case("Cart"), Found::default());
+        assert_eq!(names.find_ignoring_case(&"X".repeat(300)), Found::default());
     }
 }
