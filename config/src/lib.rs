@@ -8,19 +8,21 @@
 
 #![forbid(unsafe_code)]
 
+mod arena;
 pub mod case;
 mod closest;
 mod compile;
+mod compiler;
 mod diagnostic;
 mod directory;
 mod document;
 mod report;
 mod schema;
 
+pub use compiler::{Compiler, Sources};
 pub use diagnostic::{Diagnostic, Severity, render};
 pub use directory::{ReadError, read_directory, read_paths};
 
-use report::Report;
 use weft_model::mesh::Mesh;
 
 /// A file as it was read.
@@ -53,24 +55,6 @@ impl Compilation {
 
 /// Compiles all files together.
 pub fn compile(files: &[SourceFile]) -> Compilation {
-    let mut trees = Vec::with_capacity(files.len());
-    let mut flaws = Vec::new();
-    for file in files {
-        let (tree, found) = document::walk(&file.text);
-        trees.push(tree);
-        flaws.push(found);
-    }
-    let report = Report::new(files, &trees);
-    for (file, found) in (0..).zip(flaws) {
-        for flaw in found {
-            report.flaw(file, flaw);
-        }
-    }
-    let (mesh, cases) = {
-        let mut documents = schema::read(&report);
-        let cases = documents.policy_tests.iter_mut().flat_map(|test| std::mem::take(&mut test.spec));
-        let cases = cases.collect();
-        (compile::mesh(&report, &documents), cases)
-    };
-    Compilation { mesh, cases, diagnostics: report.finish() }
+    let sources = Sources::default();
+    Compiler::new(&sources).compile(files)
 }

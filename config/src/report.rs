@@ -4,10 +4,12 @@
 //! column and path only when there is something to say. An error fails its whole document.
 
 use crate::SourceFile;
+use crate::compiler::Read;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::document::{Flaw, NONE, Tree};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use weft_model::authorization::Provenance;
 
 /// The most diagnostics that are kept: more than anybody reads.
@@ -34,29 +36,71 @@ impl<T> At<T> {
 }
 
 pub(crate) struct Report<'a> {
-    files: &'a [SourceFile],
-    trees: &'a [Tree<'a>],
-    found: RefCell<Found>,
+    files: Files<'a>,
+    found: RefCell<Problems>,
 }
 
-#[derive(Default)]
-struct Found {
+/// What places speak of.
+enum Files<'a> {
+    /// The one file that is being read.
+    One(u32, File<'a>),
+    /// All that are joined, by number. A number that is not among them is of a text that is out of use.
+    All(Vec<Option<File<'a>>>),
+}
+
+#[derive(Clone, Copy)]
+struct File<'a> {
+    /// Its place among all files.
+    order: u32,
+    name: &'a str,
+    tree: &'a Tree<'a>,
+}
+
+/// What was found.
+#[derive(Clone, Default)]
+pub(crate) struct Problems {
+    // With the order of their files.
     diagnostics: Vec<(u32, Diagnostic)>,
     failed: BTreeSet<Place>,
     left_out: Vec<Severity>,
 }
 
 impl<'a> Report<'a> {
-    pub(crate) fn new(files: &'a [SourceFile], trees: &'a [Tree<'a>]) -> Self {
-        Self { files, trees, found: RefCell::default() }
+    /// For reading one file.
+    pub(crate) fn of_file(number: u32, file: &'a SourceFile, tree: &'a Tree<'a>) -> Self {
+        let files = Files::One(number, File { order: 0, name: &file.name, tree });
+        Self { files, found: RefCell::default() }
     }
 
-    pub(crate) fn trees(&self) -> &'a [Tree<'a>] {
-        self.trees
+    /// For joining files: begins with what was found in each. `numbers`: how many there are.
+    pub(crate) fn of_all(reads: &[Rc<Read<'a>>], numbers: u32) -> Self {
+        let mut files = vec![None; numbers as usize];
+        let mut found = Problems::default();
+        for (order, read) in (0..).zip(reads) {
+            files[read.number as usize] = Some(File { order, name: &read.file.name, tree: read.tree });
+            found.add(order, &read.flaws);
+        }
+        for (order, read) in (0..).zip(reads) {
+            found.add(order, &read.problems);
+        }
+        Self { files: Files::All(files), found: RefCell::new(found) }
+    }
+
+    /// What was found so far: it is taken out.
+    pub(crate) fn take(&self) -> Problems {
+        self.found.take()
+    }
+
+    fn file(&self, number: u32) -> File<'a> {
+        let file = match &self.files {
+            Files::One(held, file) => (*held == number).then_some(*file),
+            Files::All(all) => all.get(number as usize).copied().flatten(),
+        };
+        file.expect("a place must be of a file that is being compiled")
     }
 
     pub(crate) fn tree(&self, place: Place) -> &'a Tree<'a> {
-        &self.trees[place.file as usize]
+        self.file(place.file).tree
     }
 
     pub(crate) fn error(&self, place: Place, message: impl Into<String>) {
@@ -87,11 +131,11 @@ impl<'a> Report<'a> {
 
     /// `FILE:LINE` of a place, for a message about another one.
     pub(crate) fn location(&self, place: Place) -> String {
-        format!("{}:{}", self.files[place.file as usize].name, self.line(place))
+        format!("{}:{}", self.file(place.file).name, self.line(place))
     }
 
     pub(crate) fn provenance(&self, place: Place) -> Provenance {
-        let file = self.files[place.file as usize].name.as_str().into();
+        let file = self.file(place.file).name.into();
         Provenance { file, line: self.line(place) }
     }
 
@@ -139,15 +183,30 @@ impl<'a> Report<'a> {
         hint: Option<String>,
     ) {
         let mut found = self.found.borrow_mut();
-        if found.diagnostics.len() >= DIAGNOSTICS_MAX {
-            found.left_out.push(severity);
-            return;
+        let File { order, name, .. } = self.file(file);
+        found.push(order, severity, || {
+            let (file, path) = (name.to_owned(), path());
+            Diagnostic { severity, file, line, column, path, message, hint }
+        });
+    }
+}
+
+impl Problems {
+    fn push(&mut self, order: u32, severity: Severity, diagnostic: impl FnOnce() -> Diagnostic) {
+        if self.diagnostics.len() >= DIAGNOSTICS_MAX {
+            self.left_out.push(severity);
+        } else {
+            self.diagnostics.push((order, diagnostic()));
         }
-        let name = self.files[file as usize].name.clone();
-        let path = path();
-        found
-            .diagnostics
-            .push((file, Diagnostic { severity, file: name, line, column, path, message, hint }));
+    }
+
+    // Of the file at that place among all, as if it was found now.
+    fn add(&mut self, order: u32, other: &Self) {
+        for (_, diagnostic) in &other.diagnostics {
+            self.push(order, diagnostic.severity, || diagnostic.clone());
+        }
+        self.left_out.extend(&other.left_out);
+        self.failed.extend(&other.failed);
     }
 }
 

@@ -35,6 +35,7 @@ use peer_authentication::PeerAuthentication;
 use request_authentication::RequestAuthentication;
 use route::Route;
 use service::Service;
+use std::rc::Rc;
 use traffic_policy::TrafficPolicy;
 use value::{Object, Value};
 use workload::Workload;
@@ -51,20 +52,54 @@ impl<T> Document<'_, T> {
     }
 }
 
-/// All documents that could be told apart, by kind, in the order of files.
+/// Documents of one kind, in the order of files. Shared, since a file is read once and joined often.
+pub(crate) type List<'r, T> = Vec<Rc<Document<'r, T>>>;
+
+/// All documents that could be told apart, by kind.
 #[derive(Default)]
 pub(crate) struct Documents<'r> {
-    pub(crate) services: Vec<Document<'r, Service<'r>>>,
-    pub(crate) workloads: Vec<Document<'r, Workload<'r>>>,
-    pub(crate) mesh_configs: Vec<Document<'r, MeshConfig>>,
-    pub(crate) http_routes: Vec<Document<'r, Route>>,
-    pub(crate) grpc_routes: Vec<Document<'r, Route>>,
-    pub(crate) reference_grants: Vec<Document<'r, ()>>,
-    pub(crate) authorization_policies: Vec<Document<'r, AuthorizationPolicy<'r>>>,
-    pub(crate) peer_authentications: Vec<Document<'r, PeerAuthentication<'r>>>,
-    pub(crate) policy_tests: Vec<Document<'r, Vec<Case>>>,
-    pub(crate) request_authentications: Vec<Document<'r, RequestAuthentication<'r>>>,
-    pub(crate) traffic_policies: Vec<Document<'r, TrafficPolicy>>,
+    pub(crate) services: List<'r, Service<'r>>,
+    pub(crate) workloads: List<'r, Workload<'r>>,
+    pub(crate) mesh_configs: List<'r, MeshConfig>,
+    pub(crate) http_routes: List<'r, Route>,
+    pub(crate) grpc_routes: List<'r, Route>,
+    pub(crate) reference_grants: List<'r, ()>,
+    pub(crate) authorization_policies: List<'r, AuthorizationPolicy<'r>>,
+    pub(crate) peer_authentications: List<'r, PeerAuthentication<'r>>,
+    pub(crate) policy_tests: List<'r, Vec<Case>>,
+    pub(crate) request_authentications: List<'r, RequestAuthentication<'r>>,
+    pub(crate) traffic_policies: List<'r, TrafficPolicy>,
+}
+
+impl<'r> Documents<'r> {
+    /// Adds those of another file.
+    pub(crate) fn extend(&mut self, other: &Self) {
+        // Taken apart, so that no kind is forgotten here.
+        let Self {
+            services,
+            workloads,
+            mesh_configs,
+            http_routes,
+            grpc_routes,
+            reference_grants,
+            authorization_policies,
+            peer_authentications,
+            policy_tests,
+            request_authentications,
+            traffic_policies,
+        } = other;
+        self.services.extend_from_slice(services);
+        self.workloads.extend_from_slice(workloads);
+        self.mesh_configs.extend_from_slice(mesh_configs);
+        self.http_routes.extend_from_slice(http_routes);
+        self.grpc_routes.extend_from_slice(grpc_routes);
+        self.reference_grants.extend_from_slice(reference_grants);
+        self.authorization_policies.extend_from_slice(authorization_policies);
+        self.peer_authentications.extend_from_slice(peer_authentications);
+        self.policy_tests.extend_from_slice(policy_tests);
+        self.request_authentications.extend_from_slice(request_authentications);
+        self.traffic_policies.extend_from_slice(traffic_policies);
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -123,24 +158,23 @@ const INSTEAD: [(&str, &str); 8] = [
     ("Sidecar", "Weft's proxies hold what they use; nothing needs to be scoped by hand"),
 ];
 
-/// Reads all documents of all files.
-pub(crate) fn read<'r>(report: &'r Report<'r>) -> Documents<'r> {
+/// Reads all documents of a file.
+pub(crate) fn read<'r>(report: &'r Report<'r>, file: u32) -> Documents<'r> {
     let mut documents = Documents::default();
-    for (file, tree) in (0..).zip(report.trees()) {
-        for (index, root) in tree.documents.iter().enumerate() {
-            let value = Value { report, place: Place { file, node: *root } };
-            // An item of a List has a parent.
-            let nested = tree.nodes[*root as usize].parent != crate::document::NONE;
-            // `---` with nothing but comments behind it.
-            if value.is_null() && !nested {
-                continue;
-            }
-            let expanded = tree
-                .documents
-                .get(index + 1)
-                .is_some_and(|next| tree.list_items(*root).is_some_and(|items| items.first() == Some(next)));
-            document(value, nested, expanded, &mut documents);
+    let tree = report.tree(Place { file, node: 0 });
+    for (index, root) in tree.documents.iter().enumerate() {
+        let value = Value { report, place: Place { file, node: *root } };
+        // An item of a List has a parent.
+        let nested = tree.nodes[*root as usize].parent != crate::document::NONE;
+        // `---` with nothing but comments behind it.
+        if value.is_null() && !nested {
+            continue;
         }
+        let expanded = tree
+            .documents
+            .get(index + 1)
+            .is_some_and(|next| tree.list_items(*root).is_some_and(|items| items.first() == Some(next)));
+        document(value, nested, expanded, &mut documents);
     }
     documents
 }
@@ -229,8 +263,8 @@ fn read_kind<'r>(
     }
 }
 
-fn push<'r, T>(list: &mut Vec<Document<'r, T>>, spec: T, metadata: Metadata<'r>) {
-    list.push(Document { metadata, spec });
+fn push<'r, T>(list: &mut List<'r, T>, spec: T, metadata: Metadata<'r>) {
+    list.push(Rc::new(Document { metadata, spec }));
 }
 
 fn group_and_version(version: &str) -> (&str, &str) {

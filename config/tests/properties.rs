@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::sync::Arc;
-use weft_config::{SourceFile, compile, read_directory};
+use weft_config::{Compiler, SourceFile, Sources, compile, read_directory};
 use weft_model::mesh::Mesh;
 use weft_model::wire::{Kind, Resource};
 
@@ -206,4 +206,134 @@ fn policy_files_give_one_answer_that_points_into_them() {
         let text = random.mutated(&sources[source]);
         policy_yaml::check(&String::from_utf8_lossy(&text));
     }
+}
+
+/// Files that are edited at random.
+struct Edited {
+    files: Vec<SourceFile>,
+    /// Good documents that belong together, and in which file each is, if in any.
+    good: Vec<(String, Option<usize>)>,
+    /// Documents with every mistake that the tests of the compiler know.
+    broken: Vec<String>,
+}
+
+impl Edited {
+    fn new() -> Self {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
+        let broken = read_directory(format!("{root}/corpus")).unwrap().into_iter().map(|file| file.text);
+        let base = fs::read_to_string(format!("{root}/good/base.yaml")).unwrap();
+        let good = base.split("---\n").map(|text| (text.to_owned(), None)).collect();
+        Self { files: Vec::new(), good, broken: broken.collect() }
+    }
+
+    /// Another text for one file, another place for a document, or a file less.
+    fn edit(&mut self, random: &mut Random, tidy: bool) {
+        let number = random.below(8);
+        if tidy {
+            let at = random.below(self.good.len());
+            self.good[at].1 = (random.below(8) > 0).then_some(number);
+            self.files = (0..8)
+                .filter_map(|number| {
+                    let mut held = self.good.iter().filter(|(_, place)| *place == Some(number)).peekable();
+                    held.peek()?;
+                    let texts: Vec<_> = held.map(|(text, _)| text.as_str()).collect();
+                    Some(SourceFile { name: format!("{number}.yaml"), text: texts.join("---\n") })
+                })
+                .collect();
+            return;
+        }
+        let name = format!("{number}.yaml");
+        let pieces = (0..=random.below(4)).map(|_| match random.below(2) {
+            0 => self.broken[random.below(self.broken.len())].as_str(),
+            _ => self.good[random.below(self.good.len())].0.as_str(),
+        });
+        let mut text = pieces.collect::<Vec<_>>().join("\n---\n");
+        if random.below(8) == 0 {
+            text = String::from_utf8_lossy(&random.mutated(text.as_bytes())).into_owned();
+        }
+        match self.files.binary_search_by(|file| file.name.cmp(&name)) {
+            Ok(at) if random.below(4) == 0 => drop(self.files.remove(at)),
+            Ok(at) => self.files[at].text = text,
+            Err(at) => self.files.insert(at, SourceFile { name, text }),
+        }
+    }
+}
+
+#[test]
+fn what_is_compiled_after_edits_is_what_is_compiled_from_nothing() {
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let (mut clean, mut broken, mut shared) = (0, 0, 0);
+    for round in 0..12 {
+        let tidy = round % 2 == 0;
+        let sources = Sources::default();
+        let mut compiler = Compiler::new(&sources);
+        let mut edited = Edited::new();
+        let mut before = Mesh::default();
+        for _ in 0..60 {
+            edited.edit(&mut random, tidy);
+            let files = &edited.files;
+            if random.below(16) == 0 {
+                compiler.prepare(files);
+            }
+            let (again, new) = (compiler.compile(files), compile(files));
+            assert_eq!(again.diagnostics, new.diagnostics, "{files:#?}");
+            assert_eq!(again.cases, new.cases);
+            assert!(again.mesh == new.mesh, "{:#?}\n{:#?}", again.mesh, new.mesh);
+            *if new.has_errors() { &mut broken } else { &mut clean } += 1;
+            let held = |(name, policy): (&_, &Arc<_>)| {
+                before.authorizations.get(name).is_some_and(|held| Arc::ptr_eq(held, policy))
+            };
+            shared += again.mesh.authorizations.iter().filter(|policy| held(*policy)).count();
+            before = again.mesh;
+        }
+    }
+    // All of it happens, or the comparison says little.
+    assert!(clean > 50 && broken > 50 && shared > 20, "{clean} clean, {broken} broken, {shared} shared");
+}
+
+#[test]
+fn an_edit_of_one_file_leaves_the_policies_of_all_others_as_they_are() {
+    let policy = |name: &str, port: u16| SourceFile {
+        name: format!("{name}.yaml"),
+        text: format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}}}\nspec: {{action: \
+             DENY, rules: [{{to: [{{operation: {{ports: ['{port}']}}}}]}}]}}\n"
+        ),
+    };
+    let sources = Sources::default();
+    let mut compiler = Compiler::new(&sources);
+    let first = compiler.compile(&[policy("a", 1), policy("b", 1)]).mesh;
+    let second = compiler.compile(&[policy("a", 1), policy("b", 2)]).mesh;
+    let same = |name: &str| {
+        let name = format!("AuthorizationPolicy/default/{name}");
+        Arc::ptr_eq(&first.authorizations[name.as_str()], &second.authorizations[name.as_str()])
+    };
+    assert!(same("a") && !same("b"));
+    // Another trust domain is another policy, though its file is the same.
+    let renamed = SourceFile {
+        name: "mesh.yaml".to_owned(),
+        text: "apiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: {name: mesh}\nspec: {trustDomain: b.example}\n"
+            .to_owned(),
+    };
+    let third = compiler.compile(&[policy("a", 1), policy("b", 2), renamed.clone()]);
+    assert_eq!(third.diagnostics, compile(&[policy("a", 1), policy("b", 2), renamed]).diagnostics);
+    assert!(!Arc::ptr_eq(
+        &second.authorizations["AuthorizationPolicy/default/a"],
+        &third.mesh.authorizations["AuthorizationPolicy/default/a"]
+    ));
+}
+
+#[test]
+fn a_compiler_that_keeps_too_much_out_of_use_says_so() {
+    let file = |number: usize| SourceFile {
+        name: "a.yaml".to_owned(),
+        text: format!("# {number}\n#{}\n", "x".repeat(1024 * 1024)),
+    };
+    let sources = Sources::default();
+    let mut compiler = Compiler::new(&sources);
+    let compiled = (0..40).position(|number| {
+        compiler.compile(&[file(number)]);
+        compiler.is_wasteful()
+    });
+    assert_eq!(compiled, Some(16), "more than 16 MiB of what came before");
 }

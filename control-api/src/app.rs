@@ -115,9 +115,12 @@ impl App {
         let (source, documents) = FileSource::open(&settings.policies).map_err(StartupError::Source)?;
         let state = Arc::new(StateDirectory::open(&settings.state).map_err(StartupError::State)?);
         let last_good = LastGood::load(&state).map_err(StartupError::State)?;
-        let resolved = resolve(&documents, &last_good, true).map_err(|refused| StartupError::Policies {
-            rendered: weft_config::render(&refused.diagnostics, &refused.files, false),
-        })?;
+        let resolved =
+            resolve(&documents, &last_good, true, &mut weft_config::compile).map_err(|refused| {
+                StartupError::Policies {
+                    rendered: weft_config::render(&refused.diagnostics, &refused.files, false),
+                }
+            })?;
         resolved.problems.iter().for_each(log_problem);
 
         let trust_domain = resolved.compilation.mesh.config.trust_domain.clone();

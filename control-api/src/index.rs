@@ -13,11 +13,12 @@ use crate::source::last_good::LastGood;
 use crate::source::{Documents, SourceError};
 use crate::state::{StateDirectory, StateError};
 use serde::Serialize;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Instant;
 use tokio::sync::watch;
-use weft_config::{Diagnostic, Severity};
+use weft_config::{Compiler, Diagnostic, Severity, SourceFile, Sources};
 use weft_model::mesh::Mesh;
 use weft_model::trust::TrustBundle;
 
@@ -71,7 +72,8 @@ impl Index {
         last_good.accept(&resolved.files)?;
         let compiled = resolved.compilation.mesh;
         let filled = keys.version();
-        let snapshot = Snapshot::build(with_keys(&compiled, &keys), &trust, &mut counter, None)?;
+        let snapshot = Snapshot::build(with_keys(&compiled, &keys), &trust, &mut counter, None)?
+            .with_files(resolved.files.into());
         let now = Instant::now();
         let status = SourceStatus {
             warnings: warnings(&resolved.compilation.diagnostics),
@@ -114,11 +116,32 @@ impl Index {
 
     /// Watches the source on this thread until `stop`'s other end is gone.
     pub fn run(mut self, mut source: FileSource, stop: &mpsc::Receiver<()>) {
-        while stop.recv_timeout(source.interval()) == Err(mpsc::RecvTimeoutError::Timeout) {
+        loop {
+            let sources = Sources::default();
+            let mut compiler = Compiler::new(&sources);
+            // Nobody waits yet: the first edit then costs as little as those that follow.
+            compiler.prepare(source.files());
+            if self.watch(&mut source, &mut compiler, stop).is_break() {
+                return;
+            }
+        }
+    }
+
+    // Until the end, or until the compiler keeps too much that is out of use.
+    fn watch(
+        &mut self,
+        source: &mut FileSource,
+        compiler: &mut Compiler<'_>,
+        stop: &mpsc::Receiver<()>,
+    ) -> ControlFlow<()> {
+        while !compiler.is_wasteful() {
+            if stop.recv_timeout(source.interval()) != Err(mpsc::RecvTimeoutError::Timeout) {
+                return ControlFlow::Break(());
+            }
             match source.poll(Instant::now()) {
                 Ok(documents) => {
                     if let Some(documents) = documents {
-                        self.apply(&documents);
+                        self.apply(&documents, compiler);
                     }
                     self.seen();
                 }
@@ -126,11 +149,13 @@ impl Index {
             }
             self.refill();
         }
+        ControlFlow::Continue(())
     }
 
     /// Takes in what the source holds now.
-    pub fn apply(&mut self, documents: &Documents) {
-        let outcome = match resolve(documents, &self.last_good, false) {
+    pub fn apply(&mut self, documents: &Documents, compiler: &mut Compiler<'_>) {
+        let mut compile = |files: &[SourceFile]| compiler.compile(files);
+        let outcome = match resolve(documents, &self.last_good, false, &mut compile) {
             Ok(resolved) => self.publish(resolved),
             Err(refused) => {
                 self.refuse(refused);
@@ -168,7 +193,7 @@ impl Index {
         self.filled = self.keys.version();
         let mesh = with_keys(&self.compiled, &self.keys);
         let snapshot = match Snapshot::build(mesh, &self.trust, &mut self.counter, Some(&before)) {
-            Ok(snapshot) => snapshot,
+            Ok(snapshot) => snapshot.with_files(resolved.files.as_slice().into()),
             Err(error) => {
                 // A number that is not written down must not be used.
                 tracing::error!(error = %crate::chain(&error), "the change is not applied");
@@ -214,6 +239,7 @@ impl Index {
         let mesh = with_keys(&self.compiled, &self.keys);
         match Snapshot::build(mesh, &self.trust, &mut self.counter, Some(&before)) {
             Ok(snapshot) => {
+                let snapshot = snapshot.with_files(before.files().clone());
                 tracing::info!(
                     generation = %snapshot.generation(),
                     change = %Diff::between(Some(&before), &snapshot),

@@ -8,9 +8,9 @@ use crate::source::Documents;
 use crate::source::last_good::LastGood;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use weft_config::{Compilation, Diagnostic, Severity, SourceFile, compile};
+use weft_config::{Compilation, Diagnostic, Severity, SourceFile};
 
-/// How many changed files are tried one by one; each try compiles everything.
+/// How many changed files are tried one by one; each try joins everything.
 const TRIES_MAX: usize = 16;
 
 /// What is to be served.
@@ -55,8 +55,14 @@ pub struct Refused {
 }
 
 /// Decides. `starting`: nothing is served yet, so there is no state that a bad new file could be held
-/// out of, and leaving it out may admit what it was written to deny.
-pub fn resolve(documents: &Documents, last_good: &LastGood, starting: bool) -> Result<Resolved, Refused> {
+/// out of, and leaving it out may admit what it was written to deny. `compile`: as
+/// [`weft_config::compile`] does, though it may remember what it read.
+pub fn resolve(
+    documents: &Documents,
+    last_good: &LastGood,
+    starting: bool,
+    compile: &mut dyn FnMut(&[SourceFile]) -> Compilation,
+) -> Result<Resolved, Refused> {
     let mut problems: BTreeMap<String, FileProblem> = BTreeMap::new();
     let mut files: BTreeMap<&str, &str> =
         documents.files.iter().map(|file| (file.name.as_str(), file.text.as_str())).collect();
@@ -85,7 +91,7 @@ pub fn resolve(documents: &Documents, last_good: &LastGood, starting: bool) -> R
             progress |= substitute(name, diagnostics.clone(), &mut files, last_good, &mut problems);
         }
         if !progress {
-            return from_last_good(documents, last_good, starting, problems, bad);
+            return from_last_good(documents, last_good, starting, compile, problems, bad);
         }
     }
 }
@@ -126,6 +132,7 @@ fn from_last_good(
     documents: &Documents,
     last_good: &LastGood,
     starting: bool,
+    compile: &mut dyn FnMut(&[SourceFile]) -> Compilation,
     mut problems: BTreeMap<String, FileProblem>,
     bad: BTreeMap<String, Vec<Diagnostic>>,
 ) -> Result<Resolved, Refused> {
@@ -248,7 +255,7 @@ mod tests {
         }
 
         fn resolve(&self, files: &[(&str, &str)], starting: bool) -> Result<Resolved, Refused> {
-            resolve(&documents(files), &self.last_good, starting)
+            resolve(&documents(files), &self.last_good, starting, &mut weft_config::compile)
         }
     }
 
@@ -306,12 +313,12 @@ mod tests {
         let mut documents = documents(&[("workload.yaml", WORKLOAD)]);
         documents.unreadable =
             vec![UnreadableFile { name: "policy.yaml".to_owned(), reason: "permission denied".to_owned() }];
-        let resolved = resolve(&documents, &fixture.last_good, true).unwrap();
+        let resolved = resolve(&documents, &fixture.last_good, true, &mut weft_config::compile).unwrap();
         assert_eq!(fates(&resolved), [("policy.yaml", Fate::LastGood)]);
         assert!(resolved.problems[0].diagnostics[0].message.contains("permission denied"));
         assert_eq!(resolved.compilation.mesh.authorizations.len(), 1);
         documents.unreadable[0].name = "other.yaml".to_owned();
-        assert!(resolve(&documents, &fixture.last_good, true).is_err());
+        assert!(resolve(&documents, &fixture.last_good, true, &mut weft_config::compile).is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::ops::Bound;
 use std::sync::Arc;
+use weft_config::SourceFile;
 use weft_model::mesh::{Generation, Mesh};
 use weft_model::names::ResourceName;
 use weft_model::service::direct_name;
@@ -38,6 +39,7 @@ pub struct Snapshot {
     generation: Generation,
     resources: [BTreeMap<ResourceName, Arc<Encoded>>; Kind::ALL.len()],
     addresses: HashMap<SocketAddr, ResourceName>,
+    files: Arc<[SourceFile]>,
 }
 
 impl Snapshot {
@@ -81,7 +83,17 @@ impl Snapshot {
         let name = resource.name();
         resources[Kind::Generation as usize].insert(name, Arc::new(Encoded::new(resource)));
         let addresses = index_addresses(&mesh);
-        Ok(Self { mesh, generation, resources, addresses })
+        Ok(Self { mesh, generation, resources, addresses, files: Arc::default() })
+    }
+
+    /// The same, with the files that the mesh was compiled from.
+    pub fn with_files(self, files: Arc<[SourceFile]>) -> Self {
+        Self { files, ..self }
+    }
+
+    /// The files that are in force, as they were written.
+    pub fn files(&self) -> &Arc<[SourceFile]> {
+        &self.files
     }
 
     /// The mesh.

@@ -54,20 +54,9 @@ pub(crate) fn bind(
         if report.failed(document.place()) {
             continue;
         }
-        let mut rules: Vec<_> = document.spec.rules.iter().map(|rule| rule.model.clone()).collect();
-        warn_of_shadows(report, &document.spec.rules, &rules);
-        rules.iter_mut().for_each(|rule| expand(rule, config));
-        reached.push((document, bound));
-        let policy = Authorization {
-            namespace: namespace.clone(),
-            name: name.clone(),
-            action: document.spec.action,
-            dry_run: document.spec.dry_run,
-            provider: provider.map(|provider| provider.value.into()),
-            rules,
-            provenance: report.provenance(document.place()),
-        };
-        held.insert(resource, Arc::new(policy));
+        warn_of_shadows(report, &document.spec);
+        reached.push((&**document, bound));
+        held.insert(resource, model(report, document, config));
     }
     warn_of_dead(report, &reached);
     for entry in &mut population.all {
@@ -77,13 +66,45 @@ pub(crate) fn bind(
     held
 }
 
+// It depends on the document and on what the mesh's trust domains are: where neither changed it is the same.
+fn model(
+    report: &Report<'_>,
+    document: &Document<'_, AuthorizationPolicy<'_>>,
+    config: &MeshConfig,
+) -> Arc<Authorization> {
+    let own = std::iter::once(&config.trust_domain).chain(&config.trust_domain_aliases);
+    let mut memo = document.spec.memo.model.borrow_mut();
+    if let Some((domains, policy)) = &*memo
+        && domains.iter().eq(own.clone())
+    {
+        return policy.clone();
+    }
+    let mut rules: Vec<_> = document.spec.rules.iter().map(|rule| rule.model.clone()).collect();
+    rules.iter_mut().for_each(|rule| expand(rule, config));
+    let policy = Arc::new(Authorization {
+        namespace: document.metadata.namespace.value.clone(),
+        name: document.metadata.name.value.clone(),
+        action: document.spec.action,
+        dry_run: document.spec.dry_run,
+        provider: document.spec.provider.map(|provider| provider.value.into()),
+        rules,
+        provenance: report.provenance(document.place()),
+    });
+    *memo = Some((own.cloned().collect(), policy.clone()));
+    policy
+}
+
 // A rule that matches nothing which an earlier one does not decides nothing.
-fn warn_of_shadows(report: &Report<'_>, written: &[Rule], rules: &[weft_model::authorization::Rule]) {
-    for (index, rule) in written.iter().enumerate() {
-        if let (Some(place), Some(earlier)) = (rule.place, shadowing(rules, index)) {
+fn warn_of_shadows(report: &Report<'_>, policy: &AuthorizationPolicy<'_>) {
+    let shadowed = || {
+        let rules: Vec<_> = policy.rules.iter().map(|rule| &rule.model).collect();
+        (0..rules.len()).filter_map(|index| Some((index, shadowing(&rules, index)?))).collect()
+    };
+    for (index, earlier) in policy.memo.shadowed.get_or_init(shadowed) {
+        if let Some(place) = policy.rules[*index].place {
+            let line = policy.rules[*earlier].model.provenance.line;
             let message = format!("the rule never decides: rule {earlier} matches all that it matches");
-            let hint =
-                format!("remove it, or say less in rule {earlier} (line {})", rules[earlier].provenance.line);
+            let hint = format!("remove it, or say less in rule {earlier} (line {line})");
             report.warn(place, message, hint);
         }
     }

@@ -4,6 +4,7 @@ use crate::report::{Place, Report};
 use crate::schema::{Document, Documents};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::rc::Rc;
 use weft_model::mesh::MeshConfig;
 
 /// Refuses documents of one kind, namespace and name: all of them, since none is the one that holds.
@@ -20,7 +21,7 @@ pub(crate) fn each_once(report: &Report<'_>, documents: &Documents<'_>) {
     of_kind(report, "TrafficPolicy", &documents.traffic_policies);
 }
 
-fn of_kind<T>(report: &Report<'_>, kind: &str, documents: &[Document<'_, T>]) {
+fn of_kind<T>(report: &Report<'_>, kind: &str, documents: &[Rc<Document<'_, T>>]) {
     let mut seen: HashMap<(&str, &str), Place> = HashMap::with_capacity(documents.len());
     let mut told = HashSet::new();
     for document in documents {

@@ -5,6 +5,7 @@ use crate::schema::selector::Target;
 use crate::schema::workload::Workload as Written;
 use crate::schema::{Document, Labels};
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use weft_model::authentication::TlsModes;
 use weft_model::mesh::MeshConfig;
@@ -44,7 +45,7 @@ pub(crate) struct Entry<'r> {
 impl<'r> Population<'r> {
     pub(crate) fn new(
         report: &Report<'_>,
-        workloads: &'r [Document<'r, Written<'r>>],
+        workloads: &'r [Rc<Document<'r, Written<'r>>>],
         config: &MeshConfig,
     ) -> Self {
         let mut population = Self { all: Vec::new(), by_namespace: HashMap::new(), by_label: HashMap::new() };
@@ -90,8 +91,12 @@ impl<'r> Population<'r> {
 
     /// The workloads with all of the labels, in the namespace if one is given.
     pub(crate) fn select(&self, namespace: Option<&Namespace>, labels: &Labels<'_>) -> Vec<usize> {
-        // The rarest label leads: the others only confirm.
-        let lists = labels.iter().map(|(key, value)| self.by_label.get(&(*key, *value)));
+        if labels.is_empty() {
+            return Vec::new();
+        }
+        // The rarest label, or the namespace where that is smaller, leads: the others only confirm.
+        let by_label = labels.iter().map(|(key, value)| self.by_label.get(&(*key, *value)));
+        let lists = by_label.chain(namespace.map(|namespace| self.by_namespace.get(namespace.as_str())));
         let Some(Some(shortest)) = lists.min_by_key(|list| list.map_or(0, Vec::len)) else {
             return Vec::new();
         };

@@ -7,6 +7,7 @@ use crate::schema::Document;
 use crate::schema::service::{Port as WrittenPort, Service as Written, TargetPort};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::rc::Rc;
 use weft_model::names::{ResourceName, ServiceName};
 use weft_model::service::Protocol;
 
@@ -33,7 +34,7 @@ pub(crate) struct Port<'r> {
 impl<'r> Services<'r> {
     pub(crate) fn new(
         report: &Report<'_>,
-        documents: &'r [Document<'r, Written<'r>>],
+        documents: &'r [Rc<Document<'r, Written<'r>>>],
         population: &mut Population<'r>,
     ) -> Self {
         let mut by_name = BTreeMap::new();

@@ -8,7 +8,7 @@ use weft_model::authorization::{Clause, Operation, Rule, Source};
 use weft_model::string_match::StringMatch;
 
 /// The first earlier rule that matches whatever this one matches.
-pub(crate) fn shadowing(rules: &[Rule], index: usize) -> Option<usize> {
+pub(crate) fn shadowing(rules: &[&Rule], index: usize) -> Option<usize> {
     let (before, rest) = rules.split_at_checked(index)?;
     let rule = rest.first()?;
     before.iter().position(|earlier| covers(earlier, rule))
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_rule_is_shadowed_by_one_that_matches_all_that_it_matches() {
-        let shadowed = |wide: &Rule, narrow: &Rule| shadowing(&[wide.clone(), narrow.clone()], 1).is_some();
+        let shadowed = |wide: &Rule, narrow: &Rule| shadowing(&[wide, narrow], 1).is_some();
         let any = Rule::default();
         assert!(shadowed(&any, &rule(&["/a"], &[], &[])));
         assert!(shadowed(&rule(&["/a*"], &[], &[]), &rule(&["/ab", "/a/*"], &[], &["GET"])));

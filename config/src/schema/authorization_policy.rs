@@ -11,9 +11,12 @@ use super::value::{Object, Value};
 use crate::document::quoted;
 use crate::report::{At, Place};
 use http::Method;
-use weft_model::authorization::{Action, Clause, Operation, Rule as Model, Source};
+use std::cell::{OnceCell, RefCell};
+use std::sync::Arc;
+use weft_model::authorization::{Action, Authorization, Clause, Operation, Rule as Model, Source};
 use weft_model::names::Namespace;
 use weft_model::path::{PathError, canonical};
+use weft_model::spiffe::TrustDomain;
 use weft_model::string_match::StringMatch;
 
 /// The most items of any list of a policy.
@@ -28,6 +31,16 @@ pub(crate) struct AuthorizationPolicy<'r> {
     /// The external authorizer of CUSTOM.
     pub(crate) provider: Option<At<&'r str>>,
     pub(crate) rules: Vec<Rule>,
+    pub(crate) memo: Memo,
+}
+
+/// What joining found out about the policy by itself, so that joining it again need not.
+#[derive(Debug, Default)]
+pub(crate) struct Memo {
+    /// Rules that never decide, and the rule before each that is why.
+    pub(crate) shadowed: OnceCell<Box<[(usize, usize)]>>,
+    /// The policy, under these trust domains.
+    pub(crate) model: RefCell<Option<(Vec<TrustDomain>, Arc<Authorization>)>>,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +76,7 @@ pub(crate) fn read<'r>(spec: Option<&Object<'r>>, metadata: &Metadata<'_>) -> Au
             dry_run,
             provider: None,
             rules: Vec::new(),
+            memo: Memo::default(),
         };
     };
     let target = target(spec, metadata);
@@ -93,7 +107,14 @@ pub(crate) fn read<'r>(spec: Option<&Object<'r>>, metadata: &Metadata<'_>) -> Au
         spec.report().warn(written.place, "`rules` is empty: the policy allows nothing", hint);
     }
     split_rules(&items);
-    AuthorizationPolicy { target, action, dry_run: metadata.dry_run.is_some(), provider, rules }
+    AuthorizationPolicy {
+        target,
+        action,
+        dry_run: metadata.dry_run.is_some(),
+        provider,
+        rules,
+        memo: Memo::default(),
+    }
 }
 
 // The action, and the provider of CUSTOM.

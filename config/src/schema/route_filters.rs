@@ -14,6 +14,9 @@ use weft_model::route::{Filter, Fraction, HeaderEdit, Mirror, PathEdit, Redirect
 
 /// How long browsers keep the answer to a preflight where nothing is said (the Gateway API's default).
 const CORS_MAX_AGE_DEFAULT: u32 = 5;
+/// The longest value of a header, as in the Gateway API. All that a route's filters write has room beside the
+/// largest request.
+const HEADER_VALUE_LENGTH_MAX: usize = 4096;
 
 /// Header fields that a route may not touch: they frame the message, or are the mesh's own.
 const UNTOUCHABLE: [&str; 9] = [
@@ -242,6 +245,10 @@ fn fields(object: &Object<'_>, key: &'static str) -> Vec<(HeaderName, HeaderValu
             value.report.error(text.place, "the value has letters that a header must not have");
             continue;
         };
+        if text.value.len() > HEADER_VALUE_LENGTH_MAX {
+            let message = format!("the value is longer than {HEADER_VALUE_LENGTH_MAX} bytes");
+            value.report.error(text.place, message);
+        }
         let Some(name) = name else { continue };
         if fields.iter().any(|(before, _)| *before == name) {
             value.error(format!("the header {name} comes twice"));

@@ -83,6 +83,11 @@ impl FileSource {
         Ok((source, documents))
     }
 
+    /// What was read last.
+    pub fn files(&self) -> &[SourceFile] {
+        &self.documents.files
+    }
+
     /// How long to wait before the next look.
     pub fn interval(&self) -> Duration {
         (self.cost * LOOKING_SHARE).clamp(INTERVAL, INTERVAL_MAX)
