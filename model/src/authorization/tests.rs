@@ -442,7 +442,7 @@ fn an_authorizer_is_asked_before_anything_decides_and_after_what_is_not_held() {
         assert_eq!(judgement.step(Some("another")), Step::Ask(by));
         let denied = Verdict::Denied(Decider { policy: &deny, rule: 0 });
         assert_eq!(judgement.step(Some("opa")), Step::Decided(denied));
-        assert_eq!(set(&[deny.clone()]).judge(facts).step(None), Step::Decided(denied));
+        assert_eq!(set(std::slice::from_ref(&deny)).judge(facts).step(None), Step::Decided(denied));
         // Nobody has agreed to what names nobody.
         let nobody = set(&[with(custom.clone(), |policy| policy.provider = None)]);
         assert!(matches!(nobody.judge(facts).step(None), Step::Ask(_)));
