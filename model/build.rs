@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/weft/v1/endpoints.proto",
         "proto/weft/v1/identity.proto",
         "proto/weft/v1/mesh.proto",
+        "proto/weft/v1/report.proto",
         "proto/weft/v1/request_authentication.proto",
         "proto/weft/v1/route.proto",
         "proto/weft/v1/service.proto",

@@ -1,5 +1,6 @@
-//! The admin port, plain HTTP: `/metrics`, `/ready`, `/live`, and `/status`, which says in JSON which
-//! generation is current, how the source fares, and where every connected proxy stands.
+//! The admin port, plain HTTP: `/metrics`, `/ready`, `/live`, `/status`, which says in JSON which
+//! generation is current, how the source fares, and where every connected proxy stands, and `/policies`,
+//! which has the files that are in force.
 //! It only ever answers; nothing can be changed through it.
 
 use crate::index::SourceStatus;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::sleep;
+use weft_config::SourceFile;
 use weft_runtime::drain;
 use weft_runtime::readiness::Readiness;
 use weft_runtime::registry::{CONTENT_TYPE, Registry};
@@ -96,7 +98,8 @@ impl Admin {
                 }
             },
             "/status" => response(StatusCode::OK, "application/json", self.status()),
-            _ => text(StatusCode::NOT_FOUND, "/metrics /ready /live /status\n".to_owned()),
+            "/policies" => response(StatusCode::OK, "application/json", self.policies()),
+            _ => text(StatusCode::NOT_FOUND, "/metrics /ready /live /status /policies\n".to_owned()),
         }
     }
 
@@ -116,6 +119,20 @@ impl Admin {
             },
             "issuerKeys": self.keys.status(),
             "proxies": self.proxies.list(),
+            "policyHits": self.proxies.decisions(),
+        })
+        .to_string();
+        text.push('\n');
+        text
+    }
+
+    // What is in force, as it was written.
+    fn policies(&self) -> String {
+        let snapshot = self.snapshots.borrow().clone();
+        let file = |file: &SourceFile| json!({ "name": file.name, "text": file.text });
+        let mut text = json!({
+            "generation": snapshot.generation().to_string(),
+            "files": snapshot.files().iter().map(file).collect::<Vec<_>>(),
         })
         .to_string();
         text.push('\n');

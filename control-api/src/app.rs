@@ -12,6 +12,7 @@ use crate::index::{Index, log_problem};
 use crate::jwks::{self, KeyStore};
 use crate::metrics::Metrics;
 use crate::own_certificate::{self, OwnCertificateError};
+use crate::report::Reporter;
 use crate::resolve::resolve;
 use crate::server::Server;
 use crate::settings::{ServeSettings, TokenSettings};
@@ -149,6 +150,7 @@ impl App {
         let discovery = Discovery::new(index.snapshots(), proxies.clone(), metrics.clone(), watch.clone());
         let authority =
             Authority::new(issuer.clone(), Arc::new(token_key), index.snapshots(), metrics.clone());
+        let reporter = Reporter::new(index.snapshots(), proxies.clone());
         let admin = Admin {
             registry,
             metrics: metrics.clone(),
@@ -159,7 +161,7 @@ impl App {
             proxies,
         };
         let knocker = Knocker::new(index.snapshots(), metrics.clone());
-        let server = Server::new(tls, discovery, authority, knocker, metrics, watch);
+        let server = Server::new(tls, discovery, authority, knocker, reporter, metrics, watch);
         Ok(Self {
             listener,
             admin_listener,

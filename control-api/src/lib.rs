@@ -19,6 +19,7 @@ pub mod index;
 pub mod jwks;
 pub mod metrics;
 pub mod own_certificate;
+pub mod report;
 pub mod resolve;
 pub mod server;
 pub mod settings;

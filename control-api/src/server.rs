@@ -7,6 +7,7 @@ use crate::ca::Authority;
 use crate::capture::Knocker;
 use crate::discovery::Discovery;
 use crate::metrics::Metrics;
+use crate::report::Reporter;
 use crate::tls::PeerCertificate;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -30,6 +31,7 @@ use tower_service::Service;
 use weft_model::proto::discovery::aggregated_discovery_service_server as discovery_server;
 use weft_model::proto::v1::capture_server;
 use weft_model::proto::v1::certificate_authority_server as authority_server;
+use weft_model::proto::v1::reports_server;
 use weft_runtime::drain;
 
 /// Each proxy has one connection, and a second one while it renews; this is for some thousands.
@@ -54,6 +56,9 @@ const CERTIFY_LENGTH_MAX: usize = 32 * 1024;
 /// A name and a nonce.
 const KNOCK_LENGTH_MAX: usize = 1024;
 
+/// Some thousand rules with the longest names.
+const REPORT_LENGTH_MAX: usize = 1024 * 1024;
+
 /// When no more files can be opened, the next attempt waits for so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -70,6 +75,7 @@ pub struct Server {
     discovery: discovery_server::AggregatedDiscoveryServiceServer<Discovery>,
     authority: authority_server::CertificateAuthorityServer<Authority>,
     capture: capture_server::CaptureServer<Knocker>,
+    reports: reports_server::ReportsServer<Reporter>,
     metrics: Arc<Metrics>,
     drain: drain::Watch,
 }
@@ -101,6 +107,7 @@ impl Server {
         discovery: Discovery,
         authority: Authority,
         knocker: Knocker,
+        reporter: Reporter,
         metrics: Arc<Metrics>,
         drain: drain::Watch,
     ) -> Self {
@@ -110,6 +117,8 @@ impl Server {
             authority: authority_server::CertificateAuthorityServer::new(authority)
                 .max_decoding_message_size(CERTIFY_LENGTH_MAX),
             capture: capture_server::CaptureServer::new(knocker).max_decoding_message_size(KNOCK_LENGTH_MAX),
+            reports: reports_server::ReportsServer::new(reporter)
+                .max_decoding_message_size(REPORT_LENGTH_MAX),
             metrics,
             drain,
         }
@@ -211,6 +220,7 @@ impl Server {
         match service {
             discovery_server::SERVICE_NAME => self.discovery.clone().call(request).await,
             capture_server::SERVICE_NAME => self.capture.clone().call(request).await,
+            reports_server::SERVICE_NAME => self.reports.clone().call(request).await,
             authority_server::SERVICE_NAME => self.authority.clone().call(request).await,
             _ => Ok(Status::unimplemented("no such service").into_http()),
         }

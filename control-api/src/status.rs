@@ -22,6 +22,8 @@ pub struct Proxies {
     next: AtomicU64,
     // By stream: a proxy that reconnects may for a moment have two.
     streams: Mutex<BTreeMap<u64, Proxy>>,
+    // By workload, for as long as it has a stream.
+    hits: Mutex<BTreeMap<WorkloadUid, Vec<Hits>>>,
 }
 
 #[derive(Debug)]
@@ -32,6 +34,19 @@ struct Proxy {
     enforced: Option<Generation>,
     current: bool,
     refused: BTreeMap<(Kind, String), String>,
+}
+
+/// How often a rule decided.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Hits {
+    /// `NAMESPACE/NAME` of the policy.
+    pub policy: String,
+    /// The index of its rule.
+    pub rule: usize,
+    /// What it decided.
+    pub verdict: &'static str,
+    /// How often.
+    pub decisions: u64,
 }
 
 /// One proxy as it is shown.
@@ -95,6 +110,32 @@ impl Proxies {
         list
     }
 
+    /// A workload's proxy told how often rules decided there since it started. `false`: it has no stream,
+    /// and of one that is gone nothing is kept.
+    pub fn reported(&self, workload: &WorkloadUid, hits: Vec<Hits>) -> bool {
+        let streams = self.lock();
+        let connected = streams.values().any(|proxy| proxy.workload == *workload);
+        if connected {
+            self.hits().insert(workload.clone(), hits);
+        }
+        connected
+    }
+
+    /// How often each rule decided, at all connected proxies together.
+    pub fn decisions(&self) -> Vec<Hits> {
+        let mut all: BTreeMap<(String, usize, &'static str), u64> = BTreeMap::new();
+        for Hits { policy, rule, verdict, decisions } in self.hits().values().flatten() {
+            let sum = all.entry((policy.clone(), *rule, *verdict)).or_default();
+            *sum = sum.saturating_add(*decisions);
+        }
+        let hits = |((policy, rule, verdict), decisions)| Hits { policy, rule, verdict, decisions };
+        all.into_iter().map(hits).collect()
+    }
+
+    fn hits(&self) -> MutexGuard<'_, BTreeMap<WorkloadUid, Vec<Hits>>> {
+        self.hits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Proxy>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -156,7 +197,11 @@ impl ProxyEntry {
 
 impl Drop for ProxyEntry {
     fn drop(&mut self) {
-        self.proxies.lock().remove(&self.stream);
+        let mut streams = self.proxies.lock();
+        streams.remove(&self.stream);
+        if !streams.values().any(|proxy| proxy.workload == self.workload) {
+            self.proxies.hits().remove(&self.workload);
+        }
     }
 }
 
@@ -182,5 +227,27 @@ mod tests {
         assert!(proxies.list()[0].nacks.is_empty());
         drop(entry);
         assert!(proxies.list().is_empty());
+    }
+
+    #[test]
+    fn what_proxies_report_is_added_up_and_forgotten_with_them() {
+        let proxies = Arc::new(Proxies::default());
+        let hits =
+            |decisions| vec![Hits { policy: "shop/cart".to_owned(), rule: 0, verdict: "allow", decisions }];
+        let enter = |uid: &str| proxies.enter(uid.parse().unwrap(), "127.0.0.1:1".parse().unwrap());
+        let (one, two) = (enter("shop/cart-1"), enter("shop/cart-2"));
+        let again = enter("shop/cart-1");
+        assert!(proxies.reported(one.workload(), hits(3)));
+        // It says how often it was since it started: the newest report counts.
+        assert!(proxies.reported(one.workload(), hits(4)));
+        assert!(proxies.reported(two.workload(), hits(10)));
+        assert!(!proxies.reported(&"shop/gone".parse().unwrap(), hits(100)));
+        assert_eq!(proxies.decisions(), hits(14));
+        drop(again);
+        assert_eq!(proxies.decisions(), hits(14), "another stream of the same is open");
+        drop(one);
+        assert_eq!(proxies.decisions(), hits(10));
+        drop(two);
+        assert_eq!(proxies.decisions(), []);
     }
 }

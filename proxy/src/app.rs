@@ -11,8 +11,8 @@ use crate::admin::{self, Levers, socket as admin_socket};
 use crate::application;
 use crate::application::command::{Around, CommandError, CommandLine};
 use crate::capture::{self, Arrivals, CaptureError, CaptureMetrics, Path, Prober};
-use crate::control::Control;
 use crate::control::metrics::ControlMetrics;
+use crate::control::{Control, report};
 use crate::describe::chain;
 use crate::identity::Identity;
 use crate::identity::metrics::IdentityMetrics;
@@ -210,6 +210,7 @@ pub fn run(
                 Prober::new(shared.clone(), arrivals, control.channel(), capture_metrics, capture, latches);
             spawn_local("capture-proof", prober.run());
         }
+        spawn_local("reports", report::run(shared.clone(), control.channel()));
         spawn_local("identity", identity.run());
         spawn_local("control", control.run());
         spawn_local("tcp probes", probe_rules::follow(shared.clone()));

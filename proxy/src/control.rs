@@ -10,6 +10,7 @@ mod compose;
 pub mod dial;
 pub mod last_good;
 pub mod metrics;
+pub mod report;
 pub mod subscription;
 #[cfg(test)]
 mod tests;

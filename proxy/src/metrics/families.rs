@@ -94,6 +94,11 @@ pub struct Families {
 }
 
 impl Families {
+    /// How often rules decided: verdict, policy and rule, with the count.
+    pub fn decisions(&self) -> Vec<([String; 3], u64)> {
+        self.authorization.counts()
+    }
+
     /// Makes and registers them.
     pub fn new(registry: &Registry) -> Result<Self, RegistryError> {
         let r = registry;

@@ -122,6 +122,13 @@ impl<const N: usize> CounterFamily<N> {
         CounterCell { slots: self.set.cell(values), thread: PhantomData }
     }
 
+    /// All counts, by label values in the order of the labels.
+    #[must_use]
+    pub fn counts(&self) -> Vec<([String; N], u64)> {
+        let listed = self.set.list();
+        listed.iter().map(|series| (self.set.values(series), series.sums()[0])).collect()
+    }
+
     /// The same series, for any thread.
     #[must_use]
     pub fn shared(&self, values: [&str; N]) -> SharedCounter {

@@ -144,6 +144,15 @@ impl<const N: usize> SeriesSet<N> {
         listed
     }
 
+    /// A series' label values, in the order of the labels.
+    pub(super) fn values(&self, series: &Series) -> [String; N] {
+        let value = |name: &String| {
+            let pair = series.labels.iter().find(|pair| pair.name() == name);
+            pair.map(|pair| pair.value().to_owned()).unwrap_or_default()
+        };
+        self.label_names.each_ref().map(value)
+    }
+
     fn series(&self, values: [&str; N]) -> Arc<Series> {
         let values = values.map(clean);
         let mut key = String::with_capacity(values.iter().map(|value| value.len() + 1).sum());
