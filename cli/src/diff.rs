@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use weft_config::case::{Ask, Caller, Destination, Fate, Who};
+use weft_config::case::{Ask, Authorizer, Caller, Destination, Fate, Who};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
@@ -59,6 +59,7 @@ struct Question {
     from: Caller,
     to: Destination,
     ask: Ask,
+    authorizer: Option<Authorizer>,
 }
 
 /// In which direction a verdict changes.
@@ -129,8 +130,10 @@ fn answer(arguments: &Arguments) -> Result<(String, u8), String> {
         if cases.is_empty() {
             return Err("there are no cases: write a document of kind PolicyTest".to_owned());
         }
-        let question =
-            |case: weft_config::case::Case| Question { from: case.from, to: case.to, ask: case.request };
+        let question = |case: weft_config::case::Case| {
+            let weft_config::case::Case { from, to, request: ask, authorizer, .. } = case;
+            Question { from, to, ask, authorizer }
+        };
         (cases.into_iter().map(question).collect(), 0)
     };
     let answer = compare(&before, &after, &questions, left_out);
@@ -177,7 +180,10 @@ fn compare(before: &Judge, after: &Judge, questions: &[Question], left_out: usiz
 impl Seen {
     fn new(judge: &Judge, question: &Question) -> Self {
         match judge.prepare(&question.from, &question.to, &question.ask) {
-            Ok(prepared) => Self::of(&prepared.judge()),
+            Ok(mut prepared) => {
+                prepared.authorizer = question.authorizer;
+                Self::of(&prepared.judge())
+            }
             // What is not there cannot be called.
             Err(error) => Self {
                 verdict: "none",
@@ -194,7 +200,7 @@ impl Seen {
         let passes = match outcome.fate() {
             Some(Fate::Allow) => Passes::Always,
             Some(Fate::Deny | Fate::Redirect) => Passes::Never,
-            None => Passes::Sometimes,
+            None | Some(Fate::Ask) => Passes::Sometimes,
         };
         Self {
             verdict: outcome.fate().map_or("mixed", Fate::word),

@@ -1,26 +1,39 @@
 //! `weft explain DIR --from … --to …`: what becomes of one request, and why.
 //!
 //! Verdict, deciding rule with its file and line, nearest miss, the TLS mode that holds and what says
-//! so, and the route that is taken. Exit code 0: answered, whatever the answer; 2: no answer.
+//! so, and the way: route, filters, timeouts, retries, backends. `--live` explains with the policies that a
+//! control API has in force, and says which proxies on the way enforce them. Exit code 0: answered,
+//! whatever the answer; 2: no answer.
+
+mod delivery;
+mod live;
 
 use crate::input;
 use crate::judge::{Answer, Branch, Judge, Local, Outcome, Prepared, describe, notes, tls_origin};
 use crate::query::{From, Request};
 use clap::ValueEnum;
+use delivery::Delivery;
+use live::Live;
 use serde::Serialize;
-use std::fmt::Write;
+use std::fmt::{self, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 use weft_model::authentication::TlsMode;
-use weft_model::mesh::MeshConfig;
-use weft_model::route::{Filter, RouteRule};
+use weft_model::authorization::Decider;
+use weft_model::mesh::Mesh;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
     /// The directories and files with the policies
-    #[arg(required = true)]
+    #[arg(required_unless_present = "live")]
     paths: Vec<PathBuf>,
+    /// Explain with the policies that the control API has in force
+    #[arg(long, conflicts_with = "paths")]
+    live: bool,
+    /// The admin address of weft-control
+    #[arg(long, env = "WEFT_CONTROL_ADMIN", default_value = "127.0.0.1:15014")]
+    control: SocketAddr,
     #[command(flatten)]
     from: From,
     #[command(flatten)]
@@ -49,7 +62,11 @@ struct Explanation {
     from: FromSaid,
     to: String,
     route: Option<RouteSaid>,
+    /// `None`: no proxy of the mesh sends requests here.
+    delivery: Option<Delivery>,
     backends: Vec<BackendSaid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live: Option<Live>,
 }
 
 #[derive(Debug, Serialize)]
@@ -68,8 +85,6 @@ struct RouteSaid {
     rule: usize,
     place: String,
     filters: Vec<String>,
-    request_timeout: Option<String>,
-    try_timeout: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -95,6 +110,8 @@ struct EndpointsSaid {
     policy: Option<String>,
     rule: Option<usize>,
     place: Option<String>,
+    /// The external authorizer that is asked.
+    authorizer: Option<AuthorizerSaid>,
     /// The ALLOW rule that failed on least, where none matched.
     nearest_miss: Option<String>,
     /// Audits, and what dry runs would change.
@@ -105,16 +122,35 @@ struct EndpointsSaid {
     transport: &'static str,
 }
 
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AuthorizerSaid {
+    provider: String,
+    /// `None`: MeshConfig names none, so nobody agrees.
+    service: Option<String>,
+    timeout: Option<String>,
+    /// Whether a request passes that it could not be asked about.
+    fail_open: bool,
+}
+
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     input::finish("explain", explain(arguments).map(|text| (text, 0)))
 }
 
 fn explain(arguments: &Arguments) -> Result<String, String> {
-    let judge = Judge::new(input::load(&arguments.paths)?.mesh);
+    let in_force = if arguments.live { Some(live::InForce::fetch(arguments.control)?) } else { None };
+    let compilation = match &in_force {
+        Some(held) => held.compile()?,
+        None => input::load(&arguments.paths)?,
+    };
+    let judge = Judge::new(compilation.mesh);
     let (from, request) = (arguments.from.caller()?, &arguments.request);
-    let prepared = judge.prepare(&from, &request.to, &request.ask()).map_err(|error| error.to_string())?;
+    let mut prepared =
+        judge.prepare(&from, &request.to, &request.ask()).map_err(|error| error.to_string())?;
+    prepared.authorizer = request.authorizer;
     let outcome = prepared.judge();
-    let explanation = Explanation::new(&judge, &prepared, &outcome);
+    let mut explanation = Explanation::new(&judge, &prepared, &outcome);
+    explanation.live = in_force.map(|held| held.enforced(&prepared, &outcome)).transpose()?;
     Ok(match arguments.output {
         Output::Json => input::json(&explanation),
         Output::Text => explanation.text(),
@@ -142,11 +178,13 @@ impl Explanation {
                 name: format!("{}/{}", chosen.route.namespace, chosen.route.name),
                 rule: chosen.index,
                 place: format!("{}:{}", chosen.rule.provenance.file, chosen.rule.provenance.line),
-                filters: chosen.rule.filters.iter().map(filter).collect(),
-                request_timeout: request_timeout(chosen.rule, &judge.mesh.config).map(shown),
-                try_timeout: chosen.rule.backend_request_timeout.filter(|held| !held.is_zero()).map(shown),
+                filters: chosen.rule.filters.iter().map(delivery::filter).collect(),
+            }),
+            delivery: (prepared.head.is_some() && caller.proxied).then(|| {
+                Delivery::new(outcome.chosen.as_ref().map(|chosen| chosen.rule), &judge.mesh.config)
             }),
             backends: backends.collect(),
+            live: None,
         }
     }
 
@@ -173,18 +211,19 @@ impl Explanation {
                 for filter in &route.filters {
                     let _ = writeln!(text, "         filter: {filter}");
                 }
-                for (what, held) in [("request", &route.request_timeout), ("each try", &route.try_timeout)] {
-                    if let Some(held) = held {
-                        let _ = writeln!(text, "         timeout of {what}: {held}");
-                    }
-                }
             }
             None if from.proxied => text.push_str("  route  none: the destination itself\n"),
             None => text.push_str("  route  none: the client has no proxy\n"),
         }
+        if let Some(delivery) = &self.delivery {
+            delivery.write(&mut text);
+        }
         let total: u64 = self.backends.iter().filter_map(|backend| backend.weight).map(u64::from).sum();
         for backend in &self.backends {
             backend.write(&mut text, total);
+        }
+        if let Some(live) = &self.live {
+            live.write(&mut text);
         }
         text
     }
@@ -215,7 +254,12 @@ impl BackendSaid {
         Self {
             name,
             weight: branch.backend.map(|backend| backend.weight),
-            filters: branch.backend.iter().flat_map(|backend| &backend.filters).map(filter).collect(),
+            filters: branch
+                .backend
+                .iter()
+                .flat_map(|backend| &backend.filters)
+                .map(delivery::filter)
+                .collect(),
             sent_path: sent.filter(|path| {
                 prepared.head.as_ref().is_none_or(|head| head.path_and_query() != path.as_str())
             }),
@@ -241,6 +285,9 @@ impl BackendSaid {
         for held in &self.endpoints {
             let _ = writeln!(text, "  {:6} at {}", held.verdict.to_uppercase(), held.workloads.join(", "));
             let _ = writeln!(text, "         {}", held.why);
+            if let Some(authorizer) = &held.authorizer {
+                let _ = writeln!(text, "         {authorizer}");
+            }
             if let Some(nearest) = &held.nearest_miss {
                 let _ = writeln!(text, "         nearest: {nearest}");
             }
@@ -267,6 +314,7 @@ impl EndpointsSaid {
             policy: decider.map(|held| format!("{}/{}", held.policy.namespace, held.policy.name)),
             rule: decider.map(|held| held.rule),
             place: decider.map(|held| format!("{}:{}", held.provenance().file, held.provenance().line)),
+            authorizer: answer.asks().map(|by| AuthorizerSaid::new(&judge.mesh, by)),
             nearest_miss: None,
             notes: notes(answer),
             tls_mode: match own.tls.of_port(port) {
@@ -287,22 +335,32 @@ impl EndpointsSaid {
     }
 }
 
-fn request_timeout(rule: &RouteRule, config: &MeshConfig) -> Option<Duration> {
-    rule.request_timeout.or(config.request_timeout_default).filter(|held| !held.is_zero())
-}
-
-fn shown(duration: Duration) -> String {
-    format!("{duration:?}")
-}
-
-fn filter(filter: &Filter) -> String {
-    match filter {
-        Filter::RequestHeaders(_) => "RequestHeaderModifier",
-        Filter::ResponseHeaders(_) => "ResponseHeaderModifier",
-        Filter::Redirect(_) => "RequestRedirect",
-        Filter::Rewrite(_) => "URLRewrite",
-        Filter::Cors(_) => "CORS",
-        Filter::Mirror(_) => "RequestMirror",
+impl AuthorizerSaid {
+    fn new(mesh: &Mesh, by: Decider<'_>) -> Self {
+        let provider = by.policy.provider.as_deref().unwrap_or_default();
+        let held = mesh.config.extension_providers.iter().find(|held| *held.name == *provider);
+        Self {
+            provider: provider.to_owned(),
+            service: held.map(|held| format!("{}:{}", held.service, held.port)),
+            timeout: held.map(|held| format!("{:?}", held.timeout)),
+            fail_open: held.is_some_and(|held| held.fail_open),
+        }
     }
-    .to_owned()
 }
+
+impl fmt::Display for AuthorizerSaid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Some(service), Some(timeout)) = (&self.service, &self.timeout) else {
+            return write!(f, "authorizer: {}, which MeshConfig does not name: nobody agrees", self.provider);
+        };
+        let failing = if self.fail_open { "passes" } else { "is denied" };
+        write!(
+            f,
+            "authorizer: {} at {service}, by gRPC; without an answer within {timeout} the request {failing}",
+            self.provider
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -27,12 +27,17 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<(Vec<SourceFile>, Compilation), 
 /// Reads and compiles what must have no errors.
 pub(crate) fn load(paths: &[PathBuf]) -> Result<Compilation, String> {
     let (files, compilation) = read(paths)?;
+    sound(compilation, &files)
+}
+
+/// What has no errors.
+pub(crate) fn sound(compilation: Compilation, files: &[SourceFile]) -> Result<Compilation, String> {
     if !compilation.has_errors() {
         return Ok(compilation);
     }
     let mut errors = compilation.diagnostics;
     errors.retain(|diagnostic| diagnostic.severity == Severity::Error);
-    let shown = render(&errors, &files, false);
+    let shown = render(&errors, files, false);
     Err(format!("the policies have errors, so nothing is judged:\n\n{}", shown.trim_end()))
 }
 

@@ -2,7 +2,8 @@
 //! the same filters, the same TLS modes and the same evaluator, on the same compiled mesh.
 //!
 //! The way: who calls → destination → route (rule, filters, backends) → every endpoint that may be
-//! chosen → TLS mode → canonical path → authorization. Chance has no place in an answer: all
+//! chosen → TLS mode → token → canonical path → authorization. What an external authorizer answers
+//! is asked of whoever asks. Chance has no place in an answer: all
 //! backends with a weight and all their endpoints are judged, and where they differ it is said.
 
 mod inbound;
@@ -14,7 +15,7 @@ pub(crate) use question::{Caller, Unanswerable};
 pub(crate) use why::{describe, notes, tls_origin};
 
 use std::collections::HashMap;
-use weft_config::case::{Ask, Destination, Fate};
+use weft_config::case::{Ask, Authorizer, Destination, Fate};
 use weft_model::endpoints::Endpoint;
 use weft_model::mesh::Mesh;
 use weft_model::names::{ServiceName, WorkloadUid};
@@ -40,6 +41,8 @@ pub(crate) struct Prepared<'j> {
     pub(crate) port: &'j ServicePort,
     /// `None`: opaque bytes.
     pub(crate) head: Option<RequestHead>,
+    /// What external authorizers answer. `None`: that is not known.
+    pub(crate) authorizer: Option<Authorizer>,
     table: RouteTable,
     direct: Vec<End<'j>>,
     backends: HashMap<(ServiceName, u16), Vec<End<'j>>>,
@@ -116,7 +119,7 @@ impl Judge {
         };
         let direct = self.ends(&service.target, port.port);
         let backends = if caller.proxied { self.backends(port) } else { HashMap::new() };
-        let prepared = Prepared { caller, service, port, head, table, direct, backends };
+        let prepared = Prepared { caller, service, port, head, authorizer: None, table, direct, backends };
         prepared.check_address()?;
         Ok(prepared)
     }

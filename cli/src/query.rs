@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use weft_config::case::{Ask, Caller, Destination, Who};
+use weft_config::case::{Ask, Authorizer, Caller, Destination, Who};
 use weft_model::json::Members;
 use weft_model::names::{ServiceName, WorkloadUid};
 use weft_model::token::Claims;
@@ -27,6 +27,9 @@ pub(crate) struct Request {
     /// Opaque bytes instead of a request
     #[arg(long, conflicts_with_all = ["method", "path", "host", "headers"])]
     tcp: bool,
+    /// What an external authorizer answers, where one is asked
+    #[arg(long, value_parser = authorizer)]
+    pub(crate) authorizer: Option<Authorizer>,
 }
 
 impl Request {
@@ -95,6 +98,11 @@ impl From {
         }
         Ok(Some(claims))
     }
+}
+
+fn authorizer(text: &str) -> Result<Authorizer, String> {
+    let found = Authorizer::WORDS.iter().find(|(word, _)| *word == text);
+    found.map(|(_, said)| *said).ok_or_else(|| "write allow, deny or fail".to_owned())
 }
 
 fn claim(text: &str) -> Result<(String, String), String> {

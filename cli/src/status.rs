@@ -1,7 +1,7 @@
 //! `weft status` and `weft wait`: where the control API and its proxies stand.
 //!
-//! Both read `/status` of `weft-control`'s admin port, which knows generations and refusals. How often
-//! a policy decided is known by the proxies alone: `--metrics` names those to ask. Exit code 0: asked
+//! Both read `/status` of `weft-control`'s admin port, which knows generations, refusals, and how often
+//! each rule decided, as proxies report it. `--metrics` asks proxies themselves instead. Exit code 0: asked
 //! and answered (`wait`: the generation is enforced); 1: something is refused, or (`wait`) the time is
 //! up; 2: no answer.
 
@@ -9,6 +9,7 @@ mod hits;
 
 use crate::{fetch, input};
 use clap::ValueEnum;
+use hits::Hits;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -25,7 +26,7 @@ pub(crate) struct Arguments {
     /// The admin address of weft-control
     #[arg(long, env = "WEFT_CONTROL_ADMIN", default_value = "127.0.0.1:15014")]
     control: SocketAddr,
-    /// Metrics addresses of proxies: says how often each policy decided there
+    /// Metrics addresses of proxies: says how often each policy decided at these, as they count now
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     metrics: Vec<SocketAddr>,
     /// How to say it
@@ -58,10 +59,13 @@ enum Output {
 /// What `/status` says. What is not understood is passed on in JSON and not shown in text.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Status {
-    generation: String,
+pub(crate) struct Status {
+    pub(crate) generation: String,
     source: Source,
-    proxies: Vec<Proxy>,
+    pub(crate) proxies: Vec<Proxy>,
+    /// How often rules decided, at all connected proxies.
+    #[serde(default)]
+    policy_hits: Vec<Hits>,
     #[serde(flatten)]
     rest: serde_json::Map<String, serde_json::Value>,
 }
@@ -77,29 +81,21 @@ struct Source {
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Proxy {
-    workload: String,
+pub(crate) struct Proxy {
+    pub(crate) workload: String,
     address: String,
     connected_seconds: u64,
-    generation: Option<String>,
-    current: bool,
-    nacks: Vec<Nack>,
+    pub(crate) generation: Option<String>,
+    pub(crate) current: bool,
+    pub(crate) nacks: Vec<Nack>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Nack {
+pub(crate) struct Nack {
     kind: String,
-    name: String,
-    reason: String,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Answer<'a> {
-    #[serde(flatten)]
-    status: &'a Status,
-    policy_hits: &'a [hits::Hits],
+    pub(crate) name: String,
+    pub(crate) reason: String,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
@@ -110,18 +106,21 @@ pub(crate) fn run_wait(arguments: &WaitArguments) -> ExitCode {
     input::finish("wait", wait(arguments))
 }
 
-fn ask(control: SocketAddr) -> Result<Status, String> {
+/// What the control API says of itself and its proxies.
+pub(crate) fn ask(control: SocketAddr) -> Result<Status, String> {
     let text = fetch::get(control, "/status")?;
     serde_json::from_str(&text).map_err(|error| format!("{control}: this is no status: {error}"))
 }
 
 fn answer(arguments: &Arguments) -> Result<(String, u8), String> {
-    let status = ask(arguments.control)?;
-    let hits = hits::of(&arguments.metrics)?;
+    let mut status = ask(arguments.control)?;
+    if !arguments.metrics.is_empty() {
+        status.policy_hits = hits::of(&arguments.metrics)?;
+    }
     let code = u8::from(status.is_troubled());
     let text = match arguments.output {
-        Output::Json => input::json(&Answer { status: &status, policy_hits: &hits }),
-        Output::Text => status.text() + &hits::text(&hits),
+        Output::Json => input::json(&status),
+        Output::Text => status.text() + &hits::text(&status.policy_hits),
     };
     Ok((text, code))
 }
@@ -247,8 +246,8 @@ fn said(entry: &serde_json::Value) -> String {
     }
 }
 
-// Nothing that was fetched steers a terminal.
-fn printable(text: &str) -> String {
+/// What was fetched, so that nothing of it steers a terminal.
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|char| if char.is_control() { '\u{b7}' } else { char }).collect()
 }
 

@@ -103,7 +103,8 @@ fn judge(arguments: &Arguments) -> Result<(String, u8), String> {
 fn fare<'c>(case: &'c Case, judge: &Judge, coverage: &mut Coverage) -> Fared<'c> {
     let (failures, verdict, reason) = match judge.prepare(&case.from, &case.to, &case.request) {
         Err(error) => (vec![error.to_string()], "none", None),
-        Ok(prepared) => {
+        Ok(mut prepared) => {
+            prepared.authorizer = case.authorizer;
             let outcome = prepared.judge();
             coverage.count(&outcome);
             let verdict = outcome.fate().map_or("mixed", |fate| fate.word());
@@ -117,7 +118,11 @@ fn fare<'c>(case: &'c Case, judge: &Judge, coverage: &mut Coverage) -> Fared<'c>
 
 // Judged as often as a large suite would be: a verdict is one endpoint's answer.
 fn speed(cases: &[Case], judge: &Judge, times: u32) -> u64 {
-    let prepared = cases.iter().filter_map(|case| judge.prepare(&case.from, &case.to, &case.request).ok());
+    let prepared = cases.iter().filter_map(|case| {
+        let mut prepared = judge.prepare(&case.from, &case.to, &case.request).ok()?;
+        prepared.authorizer = case.authorizer;
+        Some(prepared)
+    });
     let prepared: Vec<Prepared<'_>> = prepared.collect();
     let started = Instant::now();
     let mut verdicts: u64 = 0;

@@ -99,7 +99,8 @@ fn answer(arguments: &Arguments) -> Result<String, String> {
 }
 
 fn said(judge: &Judge, from: &Caller, request: &Request) -> Result<Said, String> {
-    let prepared = judge.prepare(from, &request.to, &request.ask()).map_err(|error| error.to_string())?;
+    let mut prepared = judge.prepare(from, &request.to, &request.ask()).map_err(|error| error.to_string())?;
+    prepared.authorizer = request.authorizer;
     let outcome = prepared.judge();
     let mut why: Vec<String> = outcome.answers().map(describe).collect();
     why.extend(outcome.locals().map(|local| local.reason.text().to_owned()));
@@ -140,3 +141,6 @@ impl Answer {
         text
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,8 @@ pub struct Case {
     pub to: Destination,
     /// What is asked.
     pub request: Ask,
+    /// What an external authorizer answers, where one is asked. `None`: that is not said.
+    pub authorizer: Option<Authorizer>,
     /// What must become of it.
     pub expect: Expectation,
 }
@@ -82,6 +84,17 @@ pub enum Ask {
     },
 }
 
+/// What an external authorizer answers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Authorizer {
+    /// It agrees, and changes nothing of the request.
+    Allow,
+    /// It refuses.
+    Deny,
+    /// It says nothing that counts.
+    Fail,
+}
+
 /// What becomes of a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fate {
@@ -91,6 +104,8 @@ pub enum Fate {
     Deny,
     /// A route answers it with a redirect.
     Redirect,
+    /// An external authorizer is asked, and its answer decides.
+    Ask,
 }
 
 /// What is expected; what is left out is not looked at.
@@ -126,6 +141,13 @@ pub struct Expectation {
     pub sent_headers: Vec<(String, Option<String>)>,
 }
 
+// === impl Authorizer ===
+
+impl Authorizer {
+    /// The words of a case.
+    pub const WORDS: [(&str, Self); 3] = [("allow", Self::Allow), ("deny", Self::Deny), ("fail", Self::Fail)];
+}
+
 // === impl Fate ===
 
 impl Fate {
@@ -135,6 +157,7 @@ impl Fate {
             Self::Allow => "allow",
             Self::Deny => "deny",
             Self::Redirect => "redirect",
+            Self::Ask => "ask",
         }
     }
 }

@@ -1,13 +1,17 @@
 //! What `weft test` says of a request is what the proxies do with it: random policies and requests,
-//! judged by the command and sent through a running mesh.
+//! judged by the command and sent through a running mesh. Tokens, external authorizers, DENY and ALLOW
+//! come together in every way, so that the order in which they are asked is held against each other, too.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::process::Command;
 use weft_model::reason::Reason;
 use weft_tests::application::Application;
+use weft_tests::authorizer::Authorizer;
 use weft_tests::binaries::binaries;
 use weft_tests::client::{Client, Request};
+use weft_tests::issuer::{Issuer, key_set, now, request_authentication};
 use weft_tests::mesh::{Builder, Mesh, Workload};
 use weft_tests::{process, wait};
 
@@ -58,6 +62,9 @@ const PATHS: &[&str] = &[
 ];
 const HOSTS: &[&str] = &["cart.shop", "CART.shop", "*.shop", "other"];
 const TEAMS: &[&str] = &["red", "blue", "r*"];
+const SUBJECTS: &[&str] = &["https://id.example/joe", "https://id.example/*", "*"];
+const GROUPS: &[&str] = &["dev", "ops", "*"];
+const ISSUER: &str = "https://id.example";
 
 fn clause(random: &mut Random, key: &str, words: &[&str]) -> String {
     let not = if random.below(4) == 0 { "not" } else { "" };
@@ -70,7 +77,8 @@ fn rule(random: &mut Random) -> String {
     let mut rule = String::new();
     let source = random.maybe(|random| clause(random, "principals", PRINCIPALS))
         + &random.maybe(|random| clause(random, "namespaces", NAMESPACES))
-        + &random.maybe(|random| clause(random, "ipBlocks", BLOCKS));
+        + &random.maybe(|random| clause(random, "ipBlocks", BLOCKS))
+        + &if random.below(4) == 0 { clause(random, "requestPrincipals", SUBJECTS) } else { String::new() };
     if !source.is_empty() {
         write!(rule, "from: [{{ source: {{ {source} }} }}], ").expect("a String");
     }
@@ -80,28 +88,40 @@ fn rule(random: &mut Random) -> String {
     if !operation.is_empty() {
         write!(rule, "to: [{{ operation: {{ {operation} }} }}], ").expect("a String");
     }
-    if random.below(4) == 0 {
-        let values = if random.below(2) == 0 { "values" } else { "notValues" };
-        let team = random.of(TEAMS);
-        write!(rule, "when: [{{ key: 'request.headers[x-team]', {values}: ['{team}'] }}], ")
-            .expect("a String");
+    let keys = [("request.headers[x-team]", TEAMS), ("request.auth.claims[groups]", GROUPS)];
+    let conditions: Vec<_> = keys
+        .into_iter()
+        .filter_map(|(key, words)| {
+            let values = if random.below(2) == 0 { "values" } else { "notValues" };
+            let value = random.of(words);
+            (random.below(4) == 0).then(|| format!("{{ key: '{key}', {values}: ['{value}'] }}"))
+        })
+        .collect();
+    if !conditions.is_empty() {
+        write!(rule, "when: [{}], ", conditions.join(", ")).expect("a String");
     }
     format!("{{ {rule} }}")
 }
 
-fn policies(random: &mut Random, round: usize) -> String {
+fn policies(random: &mut Random, issuer: &Issuer, round: usize) -> String {
     let mut text = String::new();
     for index in 0..=random.below(3) {
-        let action = random.of(&["ALLOW", "ALLOW", "DENY"]);
+        let action = random.of(&["ALLOW", "ALLOW", "DENY", "CUSTOM"]);
+        let provider = if action == "CUSTOM" { "provider: { name: opa }" } else { "" };
         let rules: Vec<_> = (0..=random.below(3)).map(|_| rule(random)).collect();
         writeln!(
             text,
             "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{ name: p-{round}-{index}, \
-             namespace: shop }}\nspec:\n  selector: {{ matchLabels: {{ app: cart }} }}\n  action: {action}\n  rules: \
-             [{}]\n---",
+             namespace: shop }}\nspec:\n  selector: {{ matchLabels: {{ app: cart }} }}\n  action: {action}\n  \
+             {provider}\n  rules: [{}]\n---",
             rules.join(", ")
         )
         .expect("a String");
+    }
+    if random.below(2) == 0 {
+        let rules = format!("[{{ issuer: '{ISSUER}', audiences: [cart], jwks: '{}' }}]", key_set(&[issuer]));
+        writeln!(text, "{}---", request_authentication(&format!("jwt-{round}"), "cart", &rules))
+            .expect("a String");
     }
     let mode = random.of(&["STRICT", "PERMISSIVE"]);
     writeln!(
@@ -120,16 +140,22 @@ struct Asked {
     path: String,
     host: String,
     teams: Vec<String>,
+    /// Good, for somebody else, or not signed by whom it says.
+    token: Option<String>,
+    /// What the authorizer is wished to answer.
+    agrees: bool,
 }
 
 impl Asked {
-    fn random(random: &mut Random, caller: &'static str) -> Self {
+    fn random(random: &mut Random, caller: &'static str, tokens: &[String]) -> Self {
         Self {
             caller,
             method: random.of(METHODS).to_owned(),
             path: random.of(PATHS).to_owned(),
             host: random.of(&["cart.shop", "Cart.Shop:80"]).to_owned(),
             teams: (0..random.below(3)).map(|_| random.of(&["red", "blue", "rose"]).to_owned()).collect(),
+            token: tokens.get(random.below(2 * tokens.len())).cloned(),
+            agrees: random.below(3) > 0,
         }
     }
 
@@ -139,10 +165,17 @@ impl Asked {
             workload => format!("workload: {workload}"),
         };
         let Self { method, path, host, teams, .. } = self;
-        let teams = if teams.is_empty() { String::new() } else { format!("x-team: [{}]", teams.join(", ")) };
+        let (wish, authorizer) = if self.agrees { ("yes", "allow") } else { ("deny", "deny") };
+        let mut fields = format!("x-ask: '{wish}', ");
+        if !teams.is_empty() {
+            write!(fields, "x-team: [{}], ", teams.join(", ")).expect("a String");
+        }
+        if let Some(token) = &self.token {
+            write!(fields, "authorization: 'Bearer {token}'").expect("a String");
+        }
         format!(
             "  - {{ name: c-{index}, from: {{ {from} }}, to: {{ service: shop/cart }}, request: {{ method: {method}, path: \
-             '{path}', host: '{host}', headers: {{ {teams} }} }}, expect: allow }}\n"
+             '{path}', host: '{host}', headers: {{ {fields} }} }}, authorizer: {authorizer}, expect: allow }}\n"
         )
     }
 
@@ -151,6 +184,10 @@ impl Asked {
         let mut request = Request::new(&self.method, &format!("http://{}{}", self.host, self.path));
         for team in &self.teams {
             request = request.field("x-team", team);
+        }
+        request = request.field("x-ask", if self.agrees { "yes" } else { "deny" });
+        if let Some(token) = &self.token {
+            request = request.field("authorization", &format!("Bearer {token}"));
         }
         if self.method == "POST" {
             request = request.field("content-length", "0");
@@ -180,19 +217,41 @@ async fn enforced(mesh: &Mesh, before: &str) -> String {
 #[tokio::test]
 async fn what_the_command_says_of_random_requests_is_what_a_mesh_does_with_them() {
     let application = Application::start("cart-1").await;
-    let mesh = Builder::pair(application.address()).workload(Workload::new("ops/admin-1")).start().await;
+    let authorizer = Authorizer::start().await;
+    let provider = "{ extensionProviders: [{ name: opa, envoyExtAuthzGrpc: { service: opa.auth.svc.cluster.local, port: \
+                    80, timeout: 30s } }] }";
+    let mesh = Builder::pair(application.address())
+        .workload(Workload::new("ops/admin-1"))
+        .service("auth/opa")
+        .with_protocol("grpc")
+        .workload(Workload::new("auth/opa-1").serves(authorizer.address()).protocol("grpc"))
+        .mesh_config(provider)
+        .start()
+        .await;
+    let (issuer, other) = (Issuer::new("one", "ES256"), Issuer::new("one", "ES256"));
+    let claims = |audience: &str, group: &str| {
+        let until = now() + 3600;
+        format!(r#"{{"iss":"{ISSUER}","sub":"joe","aud":"{audience}","groups":["{group}"],"exp":{until}}}"#)
+    };
+    let tokens = [
+        issuer.token(&claims("cart", "dev")),
+        issuer.token(&claims("cart", "ops")),
+        issuer.token(&claims("other", "dev")),
+        other.token(&claims("cart", "dev")),
+    ];
     let mut generation = mesh.status().await["generation"].as_str().unwrap_or_default().to_owned();
     let cases = mesh.directory().join("cases.yaml");
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let (mut allowed, mut denied) = (0, 0);
+    let mut reasons = BTreeSet::new();
     for round in 0..ROUNDS {
-        let policies = policies(&mut random, round);
+        let policies = policies(&mut random, &issuer, round);
         mesh.write_policy("random", &policies);
         generation = enforced(&mesh, &generation).await;
         let asked: Vec<_> = CALLERS
             .iter()
             .flat_map(|caller| std::iter::repeat_n(*caller, REQUESTS))
-            .map(|caller| Asked::random(&mut random, caller))
+            .map(|caller| Asked::random(&mut random, caller, &tokens))
             .collect();
         let mut text =
             "apiVersion: weft.dev/v1alpha1\nkind: PolicyTest\nmetadata: { name: live }\nspec:\n  cases:\n"
@@ -218,9 +277,19 @@ async fn what_the_command_says_of_random_requests_is_what_a_mesh_does_with_them(
                 "round {round}: {}{said:#}\n{policies}",
                 asked.case(0)
             );
+            reasons.extend(live);
             *if live.is_some() { &mut denied } else { &mut allowed } += 1;
         }
     }
     // Both happen often, or the comparison says little.
     assert!(allowed > 100 && denied > 100, "{allowed} allowed, {denied} denied");
+    for reason in [
+        Reason::AuthorizationDenied,
+        Reason::ExternalAuthorizerDenied,
+        Reason::JwtAudienceRefused,
+        Reason::JwtInvalid,
+        Reason::TlsRequired,
+    ] {
+        assert!(reasons.contains(&reason), "never {reason:?}: {reasons:?}");
+    }
 }

@@ -1,4 +1,4 @@
-//! `weft status` and `weft wait` against a running mesh.
+//! `weft status`, `weft wait` and `weft explain --live` against a running mesh.
 
 use std::process::Command;
 use weft_tests::application::Application;
@@ -28,12 +28,16 @@ async fn status_says_where_every_proxy_stands_and_how_often_a_rule_decided() {
     let waited = weft(&mesh, &["wait", "--proxies-min", "2"]).await;
     assert!(waited.status.success(), "{}{}", waited.stdout, waited.stderr);
     let metrics = mesh.proxy("shop/cart-1").metrics_address().to_string();
-    let hits = wait::eventually("the decisions are counted", async || {
-        let ended = weft(&mesh, &["status", "--metrics", &metrics]).await;
-        assert!(ended.status.success(), "{}{}", ended.stdout, ended.stderr);
-        ended.stdout.contains("shop/cart rule 0: allow 3").then_some(ended.stdout)
-    })
-    .await;
+    let mut hits = String::new();
+    // As the proxy counts, and as it has reported to the control API.
+    for arguments in [&["status", "--metrics", &metrics][..], &["status"]] {
+        hits = wait::eventually("the decisions are counted", async || {
+            let ended = weft(&mesh, arguments).await;
+            assert!(ended.status.success(), "{}{}", ended.stdout, ended.stderr);
+            ended.stdout.contains("shop/cart rule 0: allow 3").then_some(ended.stdout)
+        })
+        .await;
+    }
     for workload in ["shop/cart-1", "shop/web-1"] {
         assert!(hits.contains(workload) && hits.contains("current"), "{hits}");
     }
@@ -41,6 +45,7 @@ async fn status_says_where_every_proxy_stands_and_how_often_a_rule_decided() {
     let answer: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
     assert_eq!(answer["proxies"].as_array().map(Vec::len), Some(2), "{answer:#}");
     assert_eq!(answer["trustDomain"], "cluster.local");
+    assert_eq!(answer["policyHits"][0]["decisions"], 3, "{answer:#}");
 }
 
 #[tokio::test]
@@ -82,4 +87,38 @@ async fn without_a_control_api_there_is_no_answer() {
     let ended = process::run(command).await;
     assert_eq!(ended.status.code(), Some(2), "{}", ended.stdout);
     assert!(ended.stderr.contains("127.0.0.1:1"), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn explain_live_judges_by_the_policies_in_force_and_says_who_enforces_them() {
+    let application = Application::start("cart-1").await;
+    let deny = authorization("cart", "cart", "DENY", "[{ to: [{ operation: { methods: [GET] } }] }]");
+    let mesh = Builder::pair(application.address()).policy("policy", &deny).start().await;
+    let waited = weft(&mesh, &["wait", "--proxies-min", "2"]).await;
+    assert!(waited.status.success(), "{}{}", waited.stdout, waited.stderr);
+    let request = ["explain", "--live", "--from", "shop/web-1", "--to", "shop/cart"];
+    let ended = weft(&mesh, &request).await;
+    assert!(ended.stdout.starts_with("DENY: 403 authorization_denied"), "{}{}", ended.stdout, ended.stderr);
+    for part in ["denied by shop/cart rule 0", "shop/cart-1 enforces it", "shop/web-1 enforces it"] {
+        assert!(ended.stdout.contains(part), "{part} is missing: {}", ended.stdout);
+    }
+    // A file that cannot be understood is not in force: what it said before is, and is what is explained.
+    mesh.write_policy("policy", "kind: [");
+    wait::eventually("the bad file is told", async || {
+        let status = mesh.status().await;
+        status["source"]["problems"].as_array().is_some_and(|problems| !problems.is_empty()).then_some(())
+    })
+    .await;
+    let ended = weft(&mesh, &[&request[..], &["--output", "json"]].concat()).await;
+    let said: serde_json::Value = serde_json::from_str(&ended.stdout).expect("JSON");
+    assert_eq!(
+        (&said["verdict"], &said["reason"]),
+        (&"deny".into(), &"authorization_denied".into()),
+        "{said:#}"
+    );
+    let status = mesh.status().await;
+    assert_eq!(said["live"]["generation"], status["generation"], "{said:#}");
+    let proxies = said["live"]["proxies"].as_array().expect("proxies");
+    assert!(proxies.len() == 2 && proxies.iter().all(|proxy| proxy["current"] == true), "{said:#}");
+    assert_eq!(mesh.client("shop/web-1").get("http://cart.shop/items").await.status(), 403);
 }

@@ -259,12 +259,16 @@ impl Values {
             };
             let claims = tokens[digit(tokens.len())].clone();
             let from = Caller { claims, ..callers[digit(callers.len())].clone() };
-            all.push(Question { from, to: to.clone(), ask });
+            all.push(Question { from, to: to.clone(), ask, authorizer: None });
             taken += 1;
             index = index.saturating_add(stride);
         }
-        let opaque =
-            callers.iter().map(|from| Question { from: from.clone(), to: to.clone(), ask: Ask::Tcp });
+        let opaque = callers.iter().map(|from| Question {
+            from: from.clone(),
+            to: to.clone(),
+            ask: Ask::Tcp,
+            authorizer: None,
+        });
         all.extend(opaque);
         total - taken
     }

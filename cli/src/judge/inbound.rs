@@ -2,10 +2,10 @@
 
 use super::{Branch, End, Prepared};
 use std::sync::Arc;
-use weft_config::case::Fate;
+use weft_config::case::{Authorizer, Fate};
 use weft_model::authentication::{TlsMode, TlsModes};
 use weft_model::authorization::{
-    Authorization, AuthorizationSet, Condition, Decider, Facts, Judgement, Verdict,
+    Authorization, AuthorizationSet, Condition, Decider, Facts, Judgement, Step, Verdict,
 };
 use weft_model::endpoints::Wire;
 use weft_model::mesh::Mesh;
@@ -31,6 +31,8 @@ pub(crate) struct Own {
     /// A policy that looks at the client's address.
     pub(super) looks_at_address: Option<String>,
     trusted_proxies: u32,
+    /// External authorizers without whose answer requests pass.
+    fail_open: Vec<Box<str>>,
 }
 
 /// What becomes of a request at one endpoint.
@@ -44,6 +46,10 @@ pub(crate) enum Answer<'p> {
     Token(Reason, &'static str),
     /// The path has no canonical form, and a rule looks at paths.
     Path(PathError),
+    /// The policy's external authorizer is asked, and its answer is not known.
+    Asks(Decider<'p>, Judgement<'p>),
+    /// The policy's external authorizer has not agreed.
+    Disagreed(Decider<'p>, Reason),
     /// What the policies say.
     Judged(Judgement<'p>),
 }
@@ -72,7 +78,16 @@ impl Own {
             proxied: !mesh.plain.contains(&workload.uid),
             looks_at_address,
             trusted_proxies: mesh.config.trusted_proxies,
+            fail_open: {
+                let providers = mesh.config.extension_providers.iter();
+                providers.filter(|held| held.fail_open).map(|held| held.name.clone()).collect()
+            },
         }
+    }
+
+    // Whether what the policy's authorizer says nothing about goes on.
+    fn passes_unasked(&self, policy: &Authorization) -> bool {
+        policy.provider.as_ref().is_some_and(|provider| self.fail_open.contains(provider))
     }
 }
 
@@ -90,17 +105,19 @@ fn looks_at_address(policy: &Authorization) -> bool {
 
 impl<'p> Answer<'p> {
     pub(crate) fn fate(&self) -> Fate {
-        if self.reason().is_some() { Fate::Deny } else { Fate::Allow }
+        match self {
+            Self::Asks(..) => Fate::Ask,
+            _ if self.reason().is_some() => Fate::Deny,
+            _ => Fate::Allow,
+        }
     }
 
     pub(crate) fn reason(&self) -> Option<Reason> {
         match self {
-            Self::Unjudged => None,
-            Self::Unadmitted(reason) | Self::Token(reason, _) => Some(*reason),
+            Self::Unjudged | Self::Asks(..) => None,
+            Self::Unadmitted(reason) | Self::Token(reason, _) | Self::Disagreed(_, reason) => Some(*reason),
             Self::Path(_) => Some(Reason::RequestMalformed),
             Self::Judged(judgement) => match judgement.verdict {
-                // No authorizer is asked yet, so none agrees.
-                Verdict::Allowed(_) if judgement.custom.is_some() => Some(Reason::AuthorizationUnresolved),
                 Verdict::Allowed(_) => None,
                 Verdict::Denied(_) | Verdict::NotAllowed => Some(Reason::AuthorizationDenied),
                 Verdict::Unresolved(_) => Some(Reason::AuthorizationUnresolved),
@@ -112,6 +129,16 @@ impl<'p> Answer<'p> {
     pub(crate) fn decider(&self) -> Option<Decider<'p>> {
         match self {
             Self::Judged(judgement) => judgement.verdict.decider(),
+            Self::Asks(by, _) | Self::Disagreed(by, _) => Some(*by),
+            _ => None,
+        }
+    }
+
+    /// The rule because of which an external authorizer is asked.
+    pub(crate) fn asks(&self) -> Option<Decider<'p>> {
+        match self {
+            Self::Asks(by, _) | Self::Disagreed(by, _) => Some(*by),
+            Self::Judged(judgement) => judgement.custom,
             _ => None,
         }
     }
@@ -137,13 +164,17 @@ impl<'p> Answer<'p> {
     /// The AUDIT rule that matched.
     pub(crate) fn audit(&self) -> Option<Decider<'p>> {
         match self {
-            Self::Judged(judgement) => judgement.audit,
+            Self::Judged(judgement) | Self::Asks(_, judgement) => judgement.audit,
             _ => None,
         }
     }
 
     fn is_nowhere_allowed(&self) -> bool {
-        matches!(self, Self::Judged(Judgement { verdict: Verdict::NotAllowed, .. }))
+        matches!(
+            self,
+            Self::Judged(Judgement { verdict: Verdict::NotAllowed, .. })
+                | Self::Asks(_, Judgement { verdict: Verdict::NotAllowed, .. })
+        )
     }
 }
 
@@ -169,12 +200,26 @@ impl End<'_> {
 impl Prepared<'_> {
     pub(super) fn at<'p>(&'p self, end: &'p End<'p>, head: Option<&RequestHead>) -> Answer<'p> {
         match self.with_facts(end, head, |facts| end.own.authorization.judge(facts)) {
-            Ok(judgement) => {
-                let answer = Answer::Judged(judgement);
-                let opaque = head.is_none() && answer.reason().is_none();
-                if opaque && !end.takes_opaque() { Answer::Unadmitted(Reason::HttpRequired) } else { answer }
-            }
+            Ok(judgement) => self.decide(end, judgement, head.is_none()),
             Err(answer) => answer,
+        }
+    }
+
+    // In the proxy's order: what cannot be looked into is refused before anybody is asked about it.
+    fn decide<'p>(&self, end: &End<'_>, judgement: Judgement<'p>, opaque: bool) -> Answer<'p> {
+        let next = judgement.step(None);
+        let denied = matches!(next, Step::Decided(verdict) if !verdict.is_allowed());
+        if opaque && !denied && !end.takes_opaque() {
+            return Answer::Unadmitted(Reason::HttpRequired);
+        }
+        let Step::Ask(by) = next else { return Answer::Judged(judgement) };
+        match self.authorizer {
+            None => Answer::Asks(by, judgement),
+            Some(Authorizer::Deny) => Answer::Disagreed(by, Reason::ExternalAuthorizerDenied),
+            Some(Authorizer::Fail) if !end.own.passes_unasked(by.policy) => {
+                Answer::Disagreed(by, Reason::ExternalAuthorizerFailed)
+            }
+            Some(Authorizer::Allow | Authorizer::Fail) => Answer::Judged(judgement),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Answer, Own};
 use weft_model::authentication::{PeerAuthentication, PolicyScope, TlsMode};
-use weft_model::authorization::Verdict;
+use weft_model::authorization::{Judgement, Verdict};
 use weft_model::mesh::Mesh;
 
 /// Why an endpoint answers as it does.
@@ -12,23 +12,32 @@ pub(crate) fn describe(answer: &Answer<'_>) -> String {
         Answer::Unadmitted(reason) => return reason.text().to_owned(),
         Answer::Token(_, why) => return (*why).to_owned(),
         Answer::Path(error) => return error.to_string(),
+        Answer::Asks(by, rest) => {
+            let authorizer = by.policy.provider.as_deref().unwrap_or_default();
+            return format!("{by} asks the authorizer {authorizer}; if it agrees: {}", verdict(rest));
+        }
+        Answer::Disagreed(by, reason) => return format!("{by}: {}", reason.text()),
         Answer::Judged(judgement) => judgement,
     };
-    match (judgement.verdict, judgement.custom) {
-        (Verdict::Allowed(_), Some(custom)) => format!("{custom} asks an authorizer, and none is asked yet"),
-        (Verdict::Allowed(None), None) => {
-            "no ALLOW policy binds the workload, and no DENY policy matches".to_owned()
-        }
-        (Verdict::Allowed(Some(decider)), None) => format!("allowed by {decider}"),
-        (Verdict::Denied(decider), _) => format!("denied by {decider}"),
-        (Verdict::NotAllowed, _) => "no rule of any ALLOW policy that binds the workload matches".to_owned(),
-        (Verdict::Unresolved(name), _) => format!("{name} binds the workload and is not held: it has errors"),
+    match judgement.custom {
+        Some(by) => format!("{}; the authorizer that {by} asks agrees", verdict(judgement)),
+        None => verdict(judgement),
+    }
+}
+
+fn verdict(judgement: &Judgement<'_>) -> String {
+    match judgement.verdict {
+        Verdict::Allowed(None) => "no ALLOW policy binds the workload, and no DENY policy matches".to_owned(),
+        Verdict::Allowed(Some(decider)) => format!("allowed by {decider}"),
+        Verdict::Denied(decider) => format!("denied by {decider}"),
+        Verdict::NotAllowed => "no rule of any ALLOW policy that binds the workload matches".to_owned(),
+        Verdict::Unresolved(name) => format!("{name} binds the workload and is not held: it has errors"),
     }
 }
 
 /// What is noted beside the verdict and changes nothing: audits, and dry runs that would change it.
 pub(crate) fn notes(answer: &Answer<'_>) -> Vec<String> {
-    let Answer::Judged(judgement) = answer else { return Vec::new() };
+    let (Answer::Judged(judgement) | Answer::Asks(_, judgement)) = answer else { return Vec::new() };
     let mut notes: Vec<_> = judgement.audit.iter().map(|decider| format!("audited by {decider}")).collect();
     if let Some(shadow) = judgement.shadow
         && shadow.is_allowed() != judgement.verdict.is_allowed()

@@ -1,7 +1,8 @@
-//! How often each policy's rules decided, from the proxies' own metrics.
+//! How often each policy's rules decided: as the control API says it, or from proxies' own metrics.
 
+use super::printable;
 use crate::fetch;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -9,18 +10,18 @@ use std::net::SocketAddr;
 const METRIC: &str = "weft_authorization_decisions_total{";
 
 /// The decisions of one rule, over all proxies that were asked.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Hits {
     policy: String,
-    rule: String,
+    rule: usize,
     verdict: String,
     decisions: u64,
 }
 
 /// Asks all.
 pub(crate) fn of(proxies: &[SocketAddr]) -> Result<Vec<Hits>, String> {
-    let mut all: BTreeMap<(String, String, String), u64> = BTreeMap::new();
+    let mut all: BTreeMap<(String, usize, String), u64> = BTreeMap::new();
     for proxy in proxies {
         count(&fetch::get(*proxy, "/metrics")?, &mut all);
     }
@@ -29,14 +30,16 @@ pub(crate) fn of(proxies: &[SocketAddr]) -> Result<Vec<Hits>, String> {
     Ok(hits.collect())
 }
 
-fn count(metrics: &str, all: &mut BTreeMap<(String, String, String), u64>) {
+fn count(metrics: &str, all: &mut BTreeMap<(String, usize, String), u64>) {
     for line in metrics.lines().filter_map(|line| line.strip_prefix(METRIC)) {
         let Some((labels, value)) = line.rsplit_once("} ") else { continue };
         let label = |name: &str| {
             let start = labels.find(&format!("{name}=\""))? + name.len() + 2;
             Some(labels[start..].split('"').next()?.to_owned())
         };
-        let found = label("policy").zip(label("rule")).zip(label("verdict")).zip(value.parse::<u64>().ok());
+        // What no rule decided has none.
+        let rule = label("rule").and_then(|rule| rule.parse().ok());
+        let found = label("policy").zip(rule).zip(label("verdict")).zip(value.parse::<u64>().ok());
         if let Some((((policy, rule), verdict), value)) = found {
             *all.entry((policy, rule, verdict)).or_default() += value;
         }
@@ -47,6 +50,7 @@ pub(crate) fn text(hits: &[Hits]) -> String {
     let mut text = String::new();
     for Hits { policy, rule, verdict, decisions } in hits {
         // Writing to a String cannot fail.
+        let (policy, verdict) = (printable(policy), printable(verdict));
         let _ = writeln!(text, "{policy} rule {rule}: {verdict} {decisions}");
     }
     text
@@ -64,7 +68,7 @@ mod tests {
                        weft_other{policy=\"x\"} 1\n";
         count(metrics, &mut all);
         count(metrics, &mut all);
-        let key = ("shop/cart".to_owned(), "0".to_owned(), "allow".to_owned());
+        let key = ("shop/cart".to_owned(), 0, "allow".to_owned());
         assert_eq!(all.into_iter().collect::<Vec<_>>(), [(key, 14)]);
     }
 }

@@ -121,3 +121,69 @@ fn json_has_cases_coverage_and_speed() {
     assert_eq!(answer["coverage"]["never"][0]["rule"], 1);
     assert!(answer["verdictsPerSecond"].as_u64().unwrap() > 0);
 }
+
+const CUSTOM: &str = "apiVersion: v1
+kind: Service
+metadata: {name: opa, namespace: auth}
+spec: {selector: {app: opa}, ports: [{port: 9191, appProtocol: grpc}]}
+---
+apiVersion: weft.dev/v1alpha1
+kind: Workload
+metadata: {name: opa-1, namespace: auth, labels: {app: opa}}
+spec: {address: 10.0.0.3, ports: [{port: 9191, protocol: grpc}]}
+---
+apiVersion: weft.dev/v1alpha1
+kind: MeshConfig
+metadata: {name: mesh}
+spec: {extensionProviders: [{name: opa, envoyExtAuthzGrpc: {service: opa.auth.svc.cluster.local, port: 9191}}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ask, namespace: shop}
+spec: {selector: {matchLabels: {app: cart}}, action: CUSTOM, provider: {name: opa}, rules: [{to: [{operation: {paths: [/cart/9]}}]}]}
+---
+";
+
+fn asking(said: &str, expect: &str) -> (String, u8) {
+    let case = format!(
+        "  - {{name: asked, from: {{workload: shop/web-1}}, to: {{service: shop/cart}}, request: {{path: \
+         /cart/9}}{said}, expect: {expect}}}\n"
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let test = format!(
+        "apiVersion: weft.dev/v1alpha1\nkind: PolicyTest\nmetadata: {{name: t}}\nspec:\n  cases:\n{case}"
+    );
+    std::fs::write(directory.path().join("a.yaml"), format!("{MESH}{CUSTOM}{test}")).unwrap();
+    let paths = vec![directory.path().to_owned()];
+    judge(&Arguments { paths, output: Output::Text, coverage_min: None, repeat: None }).unwrap()
+}
+
+#[test]
+fn a_case_that_depends_on_an_authorizer_must_say_what_it_answers() {
+    for expect in ["allow", "deny"] {
+        let (text, code) = asking("", expect);
+        assert_eq!(code, 1, "{text}");
+        assert!(
+            text.contains(
+                "the answer depends on the authorizer opa: say what it answers (`authorizer: allow`"
+            ),
+            "{text}"
+        );
+    }
+    let (text, code) = asking("", "{verdict: ask, policy: shop/ask, rule: 0}");
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
+fn what_an_authorizer_answers_decides_a_case() {
+    for (said, expect) in [
+        ("allow", "{verdict: allow, policy: shop/cart, rule: 0}"),
+        ("deny", "{verdict: deny, reason: external_authorizer_denied, policy: shop/ask}"),
+        ("fail", "{verdict: deny, reason: external_authorizer_failed}"),
+    ] {
+        let (text, code) = asking(&format!(", authorizer: {said}"), expect);
+        assert_eq!(code, 0, "{text}");
+    }
+    let (text, code) = asking(", authorizer: allow", "deny");
+    assert!(code == 1 && !text.contains("depends on the authorizer"), "{text}");
+}

@@ -12,6 +12,15 @@ pub(crate) fn verify(expect: &Expectation, prepared: &Prepared<'_>, outcome: &Ou
     if fate != Some(expect.fate) {
         let got = fate.map_or("a different answer by endpoint", |fate| fate.word());
         failures.push(format!("expected {}, got {got}: {}", expect.fate.word(), why(prepared, outcome)));
+        if prepared.authorizer.is_none()
+            && let Some(by) = outcome.answers().find_map(Answer::asks)
+        {
+            let provider = by.policy.provider.as_deref().unwrap_or_default();
+            failures.push(format!(
+                "the answer depends on the authorizer {provider}: say what it answers (`authorizer: allow`, `deny` or \
+                 `fail`), or expect `ask`"
+            ));
+        }
     }
     let mut differs = |what: &str, wanted: &str, got: &str| {
         if wanted != got {

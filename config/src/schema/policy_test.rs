@@ -4,7 +4,7 @@
 
 use super::Metadata;
 use super::value::{Object, Value};
-use crate::case::{Ask, Caller, Case, Destination, Expectation, Fate, Who};
+use crate::case::{Ask, Authorizer, Caller, Case, Destination, Expectation, Fate, Who};
 use crate::closest::did_you_mean;
 use crate::document::quoted;
 use crate::report::At;
@@ -20,7 +20,8 @@ const CASES_MAX: usize = 10_000;
 /// The most header fields of a request.
 const FIELDS_MAX: usize = 64;
 
-const FATES: [(&str, Fate); 3] = [("allow", Fate::Allow), ("deny", Fate::Deny), ("redirect", Fate::Redirect)];
+const FATES: [(&str, Fate); 4] =
+    [("allow", Fate::Allow), ("deny", Fate::Deny), ("redirect", Fate::Redirect), ("ask", Fate::Ask)];
 
 /// Reads the cases. Those with errors are left out, and the errors told.
 pub(crate) fn read(spec: Option<&Object<'_>>, metadata: &Metadata<'_>) -> Vec<Case> {
@@ -44,12 +45,19 @@ pub(crate) fn read(spec: Option<&Object<'_>>, metadata: &Metadata<'_>) -> Vec<Ca
             Some(value) => value.object().and_then(|request| ask(&request)),
             None => Some(http(None, None, None, Vec::new())),
         };
+        let authorizer = object.take("authorizer").map(|value| value.choice(&Authorizer::WORDS));
         let expect = object.require("expect").and_then(expectation);
+        // What is there and wrong was told, and the case is not what was meant.
+        let authorizer = match authorizer {
+            Some(None) => continue,
+            Some(Some(said)) => Some(said.value),
+            None => None,
+        };
         let whole = name.zip(from).zip(to).zip(request).zip(expect);
         let Some(((((name, from), to), request), expect)) = whole else { continue };
         let place = value.report.provenance(value.place);
         let (test, name) = (test.clone(), name.value.to_owned());
-        cases.push(Case { test, name, place, from, to, request, expect });
+        cases.push(Case { test, name, place, from, to, request, authorizer, expect });
     }
     cases
 }
@@ -291,8 +299,8 @@ fn expectation(value: Value<'_>) -> Option<Expectation> {
     if expect.route_rule.is_some() && expect.route.is_none() {
         object.error("`routeRule` is a rule of `route`, which is missing");
     }
-    if expect.reason.is_some() && expect.fate == Fate::Allow {
-        object.error("what is allowed has no `reason`");
+    if expect.reason.is_some() && matches!(expect.fate, Fate::Allow | Fate::Ask) {
+        object.error("what is not refused has no `reason`");
     }
     Some(expect)
 }

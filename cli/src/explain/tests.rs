@@ -1,0 +1,182 @@
+use super::*;
+use clap::Parser;
+
+const MESH: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec: {selector: {app: cart}, ports: [{port: 80, targetPort: 8080, appProtocol: http}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: opa, namespace: auth}
+spec: {selector: {app: opa}, ports: [{port: 9191, appProtocol: grpc}]}
+---
+apiVersion: weft.dev/v1alpha1
+kind: Workload
+metadata: {name: opa-1, namespace: auth, labels: {app: opa}}
+spec: {address: 10.0.0.3, ports: [{port: 9191, protocol: grpc}]}
+---
+apiVersion: weft.dev/v1alpha1
+kind: Workload
+metadata: {name: cart-1, namespace: shop, labels: {app: cart}}
+spec: {address: 10.0.0.1, serviceAccount: cart, ports: [{port: 8080, protocol: http}]}
+---
+apiVersion: weft.dev/v1alpha1
+kind: Workload
+metadata: {name: web-1, namespace: shop, labels: {app: web}}
+spec: {address: 10.0.0.2, serviceAccount: web}
+---
+apiVersion: weft.dev/v1alpha1
+kind: MeshConfig
+metadata: {name: mesh}
+spec:
+  requestTimeout: 15s
+  extensionProviders: [{name: opa, envoyExtAuthzGrpc: {service: opa.auth.svc.cluster.local, port: 9191, timeout: 2s}}]
+---
+";
+
+const CUSTOM: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ask, namespace: shop}
+spec: {selector: {matchLabels: {app: cart}}, action: CUSTOM, provider: {name: opa}, rules: [{to: [{operation: {paths: [/asked]}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: allow, namespace: shop}
+spec: {selector: {matchLabels: {app: cart}}, rules: [{to: [{operation: {methods: [GET]}}]}]}
+";
+
+const ROUTE: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: cart, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: cart, port: 80}]
+  rules:
+  - matches: [{path: {value: /routed}}]
+    timeouts: {request: 3s, backendRequest: 1s}
+    retry: {codes: [503, 504], attempts: 4, backoff: 50ms}
+    filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-a, value: '1'}], remove: [x-b]}}]
+    backendRefs: [{name: cart, port: 80}]
+  - backendRefs: [{name: cart, port: 80}]
+";
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    arguments: Arguments,
+}
+
+fn explained(policies: &str, words: &[&str]) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("a.yaml"), format!("{MESH}{policies}")).unwrap();
+    let path = directory.path().to_str().unwrap();
+    let line = ["explain", path, "--from", "shop/web-1", "--to", "shop/cart"];
+    explain(&Line::try_parse_from(line.iter().chain(words)).unwrap().arguments).unwrap()
+}
+
+fn json(policies: &str, words: &[&str]) -> serde_json::Value {
+    let words: Vec<_> = words.iter().chain(&["--output", "json"]).copied().collect();
+    serde_json::from_str(&explained(policies, &words)).unwrap()
+}
+
+#[test]
+fn an_authorizer_is_named_with_where_it_is_and_what_the_rest_says() {
+    let text = explained(CUSTOM, &["--path", "/asked"]);
+    assert!(text.starts_with("ASK\n"), "{text}");
+    assert!(
+        text.contains("shop/ask rule 0 (a.yaml:")
+            && text.contains("asks the authorizer opa; if it agrees: allowed by"),
+        "{text}"
+    );
+    assert!(
+        text.contains(
+            "authorizer: opa at auth/opa:9191, by gRPC; without an answer within 2s the request is denied"
+        ),
+        "{text}"
+    );
+    let said = json(CUSTOM, &["--path", "/asked", "--method", "POST"]);
+    assert_eq!((&said["verdict"], &said["reason"]), (&"ask".into(), &serde_json::Value::Null), "{said:#}");
+    let end = &said["backends"][0]["endpoints"][0];
+    assert_eq!(
+        (&end["policy"], &end["authorizer"]["provider"]),
+        (&"shop/ask".into(), &"opa".into()),
+        "{said:#}"
+    );
+    assert!(end["nearestMiss"].as_str().unwrap().contains("failed only on methods"), "{said:#}");
+    let free = json(CUSTOM, &["--path", "/free"]);
+    assert_eq!(
+        (&free["verdict"], &free["backends"][0]["endpoints"][0]["authorizer"]),
+        (&"allow".into(), &serde_json::Value::Null)
+    );
+}
+
+#[test]
+fn with_the_authorizers_answer_the_verdict_is_known() {
+    for (said, method, verdict, reason) in [
+        ("allow", "GET", "allow", None),
+        ("allow", "POST", "deny", Some("authorization_denied")),
+        ("deny", "GET", "deny", Some("external_authorizer_denied")),
+        ("deny", "POST", "deny", Some("external_authorizer_denied")),
+        ("fail", "GET", "deny", Some("external_authorizer_failed")),
+    ] {
+        let answer = json(CUSTOM, &["--path", "/asked", "--authorizer", said, "--method", method]);
+        assert_eq!(
+            (answer["verdict"].as_str(), answer["reason"].as_str()),
+            (Some(verdict), reason),
+            "{answer:#}"
+        );
+    }
+    let open = MESH.replace("9191, timeout: 2s}", "9191, timeout: 2s, failOpen: true}");
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("a.yaml"), format!("{open}{CUSTOM}")).unwrap();
+    let path = directory.path().to_str().unwrap();
+    let line = [
+        "explain",
+        path,
+        "--from",
+        "shop/web-1",
+        "--to",
+        "shop/cart",
+        "--path",
+        "/asked",
+        "--authorizer",
+        "fail",
+    ];
+    let text = explain(&Line::try_parse_from(line).unwrap().arguments).unwrap();
+    assert!(text.starts_with("ALLOW\n") && text.contains("the request passes"), "{text}");
+}
+
+#[test]
+fn how_long_a_request_may_take_and_what_is_tried_again_is_told() {
+    let text = explained(ROUTE, &["--path", "/routed"]);
+    for part in [
+        "route  shop/cart rule 0 (a.yaml:",
+        "filter: RequestHeaderModifier: set x-a, remove x-b",
+        "time   3s in all, by the rule",
+        "1s for each try, by the rule",
+        "retry  up to 2 times, where nothing reached an application or the method is idempotent",
+        "up to 4 times of failed connections and tries and of 503, 504, after 50ms or more, by the rule",
+    ] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+    let said = json(ROUTE, &["--path", "/routed"]);
+    assert_eq!(said["delivery"]["retry"]["codes"], serde_json::json!([503, 504]));
+    // Without timeouts of its own a rule has the mesh's.
+    let other = json(ROUTE, &["--path", "/other"]);
+    assert_eq!(other["delivery"]["requestTimeout"], "15s");
+    assert_eq!(other["delivery"]["requestTimeoutOrigin"], "the MeshConfig");
+    assert_eq!(other["delivery"]["retry"], serde_json::Value::Null);
+}
+
+#[test]
+fn whoever_has_no_proxy_is_told_of_no_retries() {
+    let said = json(ROUTE, &["--path", "/routed", "--plaintext"]);
+    assert_eq!(
+        (&said["delivery"], &said["route"]),
+        (&serde_json::Value::Null, &serde_json::Value::Null),
+        "{said:#}"
+    );
+}
