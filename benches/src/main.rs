@@ -22,6 +22,7 @@ mod measure;
 mod process;
 mod raw;
 mod report;
+mod routes;
 mod run;
 mod scenario;
 mod serve;
@@ -41,6 +42,8 @@ enum Role {
     Authorize(authorize::Options),
     /// Count the instructions of a fixed mix of requests (needs valgrind)
     Instructions(instructions::Options),
+    /// Measure what choosing a route's rule costs
+    Routes,
     /// List the contenders and say how to install the missing ones
     List,
     /// Be the application behind the proxies (started by `run`)
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Role::Run(options) => run::run(&options),
         Role::Authorize(options) => authorize::authorize(&options).map(|()| true),
         Role::Instructions(options) => instructions::instructions(&options),
+        Role::Routes => routes::routes().map(|()| true),
         Role::List => {
             report::contenders(&contender::all());
             Ok(true)

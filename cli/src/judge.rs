@@ -43,6 +43,8 @@ pub(crate) struct Prepared<'j> {
     pub(crate) head: Option<RequestHead>,
     /// What external authorizers answer. `None`: that is not known.
     pub(crate) authorizer: Option<Authorizer>,
+    /// What a client's own TLS would name.
+    server_name: Option<String>,
     table: RouteTable,
     direct: Vec<End<'j>>,
     backends: HashMap<(ServiceName, u16), Vec<End<'j>>>,
@@ -109,17 +111,17 @@ impl Judge {
         let caller = Caller::find(from, &self.mesh)?;
         let (service, port) = question::destination(to, &self.mesh)?;
         let mut head = question::head(ask, service, port)?;
-        if caller.proxied && port.protocol.is_opaque() {
+        // Without a proxy there are no routes.
+        let table =
+            if caller.proxied { self.table(service, port, &caller.namespace) } else { RouteTable::default() };
+        if caller.proxied && (port.protocol.is_opaque() || table.opaque().is_some()) {
             head = None;
         }
-        // Without a proxy there are no routes.
-        let table = match (&head, caller.proxied) {
-            (Some(_), true) => self.table(service, port, &caller.namespace),
-            _ => RouteTable::default(),
-        };
+        let server_name = question::server_name(ask);
         let direct = self.ends(&service.target, port.port);
         let backends = if caller.proxied { self.backends(port) } else { HashMap::new() };
-        let prepared = Prepared { caller, service, port, head, authorizer: None, table, direct, backends };
+        let prepared =
+            Prepared { caller, service, port, head, authorizer: None, server_name, table, direct, backends };
         prepared.check_address()?;
         Ok(prepared)
     }
@@ -165,9 +167,13 @@ impl Prepared<'_> {
     /// Judges.
     pub(crate) fn judge(&self) -> Outcome<'_> {
         let ended = |local| Outcome { chosen: None, local: Some(local), branches: Vec::new() };
-        let Some(head) = &self.head else { return self.direct(None) };
-        match self.table.lookup(&self.facts(head)) {
-            Lookup::Unrouted => self.direct(Some(head)),
+        let head = self.head.as_ref();
+        let found = match head {
+            Some(head) => self.table.lookup(&self.facts(head)),
+            None => self.table.lookup_connection(self.server_name.as_deref()),
+        };
+        match found {
+            Lookup::Unrouted => self.direct(head),
             Lookup::NotFound => ended(Local::of(Reason::RouteNotFound)),
             Lookup::Unresolved(_) => ended(Local::of(Reason::ResourceUnresolved)),
             Lookup::Rule(chosen) => self.routed(head, chosen),
@@ -179,13 +185,14 @@ impl Prepared<'_> {
         Outcome { chosen: None, local: None, branches: vec![branch] }
     }
 
-    fn routed<'p>(&'p self, head: &RequestHead, chosen: Chosen<'p>) -> Outcome<'p> {
+    // Without a head: a connection, whose rule has no filters.
+    fn routed<'p>(&'p self, head: Option<&RequestHead>, chosen: Chosen<'p>) -> Outcome<'p> {
         let mut outcome = Outcome { chosen: Some(chosen), local: None, branches: Vec::new() };
         let (rule, matched) = (chosen.rule, &chosen.matched.path);
         let filtered = if rule.filters.is_empty() {
             None
         } else {
-            let mut head = head.clone();
+            let Some(mut head) = head.cloned() else { return outcome };
             if let Err(response) = filter::apply_to_request(&mut head, &rule.filters, matched) {
                 outcome.local = Some(Local::answered(&response));
                 return outcome;
@@ -194,14 +201,15 @@ impl Prepared<'_> {
         };
         if rule.backends.is_empty() {
             // The rule changes requests on their way to the Service that was called.
-            outcome.branches.push(self.branch(None, filtered, Some(head), &self.direct));
+            outcome.branches.push(self.branch(None, filtered, head, &self.direct));
             return outcome;
         }
         let with_weight = rule.backends.iter().filter(|backend| backend.weight > 0);
         for backend in with_weight {
             let mut head_here = filtered.clone();
-            if !backend.filters.is_empty() {
-                let mut edited = head_here.take().unwrap_or_else(|| head.clone());
+            if !backend.filters.is_empty()
+                && let Some(mut edited) = head_here.take().or_else(|| head.cloned())
+            {
                 if let Err(response) = filter::apply_to_request(&mut edited, &backend.filters, matched) {
                     let local = Some(Local::answered(&response));
                     outcome.branches.push(Branch {
@@ -216,7 +224,7 @@ impl Prepared<'_> {
             }
             let ends = backend.service.as_ref().and_then(|named| self.backends.get(named));
             outcome.branches.push(match ends {
-                Some(ends) => self.branch(Some(backend), head_here, Some(head), ends),
+                Some(ends) => self.branch(Some(backend), head_here, head, ends),
                 None => Branch {
                     backend: Some(backend),
                     head: None,

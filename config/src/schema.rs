@@ -5,6 +5,7 @@
 
 pub(crate) mod authorization_policy;
 mod conditions;
+pub(crate) mod connection_route;
 pub(crate) mod grpc_route;
 pub(crate) mod http_route;
 pub(crate) mod mesh_config;
@@ -18,6 +19,7 @@ pub(crate) mod route;
 mod route_filters;
 pub(crate) mod selector;
 pub(crate) mod service;
+mod session_persistence;
 pub(crate) mod traffic_policy;
 pub(crate) mod value;
 pub(crate) mod workload;
@@ -63,6 +65,8 @@ pub(crate) struct Documents<'r> {
     pub(crate) mesh_configs: List<'r, MeshConfig>,
     pub(crate) http_routes: List<'r, Route>,
     pub(crate) grpc_routes: List<'r, Route>,
+    pub(crate) tls_routes: List<'r, Route>,
+    pub(crate) tcp_routes: List<'r, Route>,
     pub(crate) reference_grants: List<'r, ()>,
     pub(crate) authorization_policies: List<'r, AuthorizationPolicy<'r>>,
     pub(crate) peer_authentications: List<'r, PeerAuthentication<'r>>,
@@ -81,6 +85,8 @@ impl<'r> Documents<'r> {
             mesh_configs,
             http_routes,
             grpc_routes,
+            tls_routes,
+            tcp_routes,
             reference_grants,
             authorization_policies,
             peer_authentications,
@@ -93,6 +99,8 @@ impl<'r> Documents<'r> {
         self.mesh_configs.extend_from_slice(mesh_configs);
         self.http_routes.extend_from_slice(http_routes);
         self.grpc_routes.extend_from_slice(grpc_routes);
+        self.tls_routes.extend_from_slice(tls_routes);
+        self.tcp_routes.extend_from_slice(tcp_routes);
         self.reference_grants.extend_from_slice(reference_grants);
         self.authorization_policies.extend_from_slice(authorization_policies);
         self.peer_authentications.extend_from_slice(peer_authentications);
@@ -109,6 +117,8 @@ enum Kind {
     MeshConfig,
     HttpRoute,
     GrpcRoute,
+    TlsRoute,
+    TcpRoute,
     ReferenceGrant,
     AuthorizationPolicy,
     PeerAuthentication,
@@ -134,8 +144,8 @@ const KINDS: [(&str, &str, &[&str], Kind); 16] = [
     (ISTIO, "PeerAuthentication", &["v1", "v1beta1"], Kind::PeerAuthentication),
     (ISTIO, "RequestAuthentication", &["v1", "v1beta1"], Kind::RequestAuthentication),
     (GATEWAY, "GRPCRoute", &["v1"], Kind::GrpcRoute),
-    (GATEWAY, "TCPRoute", &["v1alpha2"], Kind::Later),
-    (GATEWAY, "TLSRoute", &["v1", "v1alpha3", "v1alpha2"], Kind::Later),
+    (GATEWAY, "TCPRoute", &["v1", "v1alpha2"], Kind::TcpRoute),
+    (GATEWAY, "TLSRoute", &["v1", "v1alpha3", "v1alpha2"], Kind::TlsRoute),
     (GATEWAY, "ReferenceGrant", &["v1", "v1beta1"], Kind::ReferenceGrant),
     ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy", &["v1alpha1"], Kind::Later),
     (WEFT, "TrafficPolicy", &["v1alpha1"], Kind::TrafficPolicy),
@@ -236,6 +246,12 @@ fn read_kind<'r>(
         Kind::MeshConfig => push(&mut documents.mesh_configs, mesh_config::read(spec), metadata),
         Kind::HttpRoute => push(&mut documents.http_routes, http_route::read(spec, &metadata), metadata),
         Kind::GrpcRoute => push(&mut documents.grpc_routes, grpc_route::read(spec, &metadata), metadata),
+        Kind::TlsRoute => {
+            push(&mut documents.tls_routes, connection_route::read_tls(spec, &metadata), metadata);
+        }
+        Kind::TcpRoute => {
+            push(&mut documents.tcp_routes, connection_route::read_tcp(spec, &metadata), metadata);
+        }
         Kind::ReferenceGrant => {
             reference_grant::read(spec);
             push(&mut documents.reference_grants, (), metadata);

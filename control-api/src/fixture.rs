@@ -156,12 +156,15 @@ impl Fixture {
             request_timeout: None,
             backend_request_timeout: None,
             retry: None,
+            session: None,
             provenance: Provenance::default(),
         };
         let route = Route {
             kind: weft_model::route::RouteKind::Http,
             namespace: namespace.parse().unwrap(),
             name: name.parse().unwrap(),
+            created: None,
+            server_names: Vec::new(),
             rules: vec![rule],
             provenance: Provenance::default(),
         };

@@ -14,6 +14,7 @@ pub mod certificate;
 pub mod cors;
 pub mod duration;
 pub mod endpoints;
+pub mod instant;
 pub mod json;
 pub mod jwks;
 pub mod mesh;

@@ -1,4 +1,4 @@
-//! HTTPRoute and GRPCRoute: what the owner wrote, checked. Choice among rules is in
+//! HTTPRoute, GRPCRoute, TLSRoute and TCPRoute: what the owner wrote, checked. Choice among rules is in
 //! [`crate::route_table`].
 
 use crate::authorization::Provenance;
@@ -18,6 +18,10 @@ pub enum RouteKind {
     Http,
     /// GRPCRoute.
     Grpc,
+    /// TLSRoute: connections, by the server that their TLS names.
+    Tls,
+    /// TCPRoute: connections.
+    Tcp,
 }
 
 /// One route.
@@ -29,7 +33,11 @@ pub struct Route {
     pub namespace: Namespace,
     /// Its name.
     pub name: Name,
-    /// Its rules, in order.
+    /// When its object was made, in seconds since 1970, where that is known: the older route wins ties.
+    pub created: Option<u64>,
+    /// A TLSRoute's server names, in lower case: `HOST`, or `*.DOMAIN` for all below it.
+    pub server_names: Vec<Box<str>>,
+    /// Its rules, in order. A TLSRoute or TCPRoute has one.
     pub rules: Vec<RouteRule>,
     /// Where it was written.
     pub provenance: Provenance,
@@ -53,6 +61,8 @@ pub struct RouteRule {
     pub backend_request_timeout: Option<Duration>,
     /// What the owner wants tried again. `None`: only what is safe without being told.
     pub retry: Option<RetryPolicy>,
+    /// Whether a client's requests stay with one endpoint.
+    pub session: Option<SessionPersistence>,
     /// Where it was written.
     pub provenance: Provenance,
 }
@@ -151,6 +161,30 @@ pub struct RetryPolicy {
     pub backoff: Duration,
 }
 
+/// How a client's requests stay with one endpoint (GEP-1619).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SessionPersistence {
+    /// What carries the token.
+    pub carrier: SessionCarrier,
+    /// The cookie's or the header's name.
+    pub name: Box<str>,
+    /// How long a session lasts.
+    pub absolute_timeout: Option<Duration>,
+    /// How long one lasts without requests.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// What carries a session's token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SessionCarrier {
+    /// A cookie that is gone with the browser's session.
+    SessionCookie,
+    /// A cookie that lasts as long as the session: with an absolute timeout.
+    PermanentCookie,
+    /// A header field, of answers and requests alike.
+    Header,
+}
+
 /// Removes, then sets, then adds.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct HeaderEdit {
@@ -214,7 +248,20 @@ impl RouteKind {
         match self {
             Self::Http => "HTTPRoute",
             Self::Grpc => "GRPCRoute",
+            Self::Tls => "TLSRoute",
+            Self::Tcp => "TCPRoute",
         }
+    }
+
+    /// The type of a route by its resource's name.
+    pub fn of(name: &ResourceName) -> Option<Self> {
+        let (kind, _) = name.as_str().split_once('/')?;
+        [Self::Grpc, Self::Http, Self::Tls, Self::Tcp].into_iter().find(|held| held.as_str() == kind)
+    }
+
+    /// Whether its rules are for connections, and not for requests.
+    pub const fn is_opaque(self) -> bool {
+        matches!(self, Self::Tls | Self::Tcp)
     }
 }
 

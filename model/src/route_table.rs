@@ -2,14 +2,17 @@
 //!
 //! HTTP: exact path, then the longest prefix, then (ours) regular expressions; then a method, then the
 //! number of headers, then of query parameters. gRPC: the longest service, then the longest method, then
-//! the number of headers. Ties go to the route first in `NAMESPACE/NAME`, then to the rule that comes
-//! first. All matches are ranked so once; a request meets only those whose path it can have: exact paths,
+//! the number of headers. Ties go to the older route, where that is known, then to the first in
+//! `NAMESPACE/NAME`, then to the rule that comes first. All matches are ranked so once; a request meets only those whose path it can have: exact paths,
 //! prefixes and services are looked up by their hash, and what is left over (regular expressions, any
 //! service) is tried in order. The lowest rank that matches wins.
+//!
+//! Connections: a TLSRoute by the server that is named, the whole name before the longest domain; a
+//! TCPRoute takes all. Ties as above.
 
 use crate::names::ResourceName;
 use crate::request::HttpFacts;
-use crate::route::{PathMatch, Route, RouteMatch, RouteRule, ValueMatch, rpc_of};
+use crate::route::{PathMatch, Route, RouteKind, RouteMatch, RouteRule, ValueMatch, rpc_of};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,6 +25,18 @@ pub struct RouteTable {
     index: Index,
     unresolved: Option<ResourceName>,
     attached: bool,
+    /// Of which type the routes are, where they are for connections.
+    opaque: Option<RouteKind>,
+    connections: Connections,
+}
+
+/// Routes of connections. The first that was put in holds.
+#[derive(Clone, Debug, Default)]
+struct Connections {
+    all: Option<Arc<Route>>,
+    servers: HashMap<Box<str>, Arc<Route>>,
+    /// By what follows `*.`.
+    domains: HashMap<Box<str>, Arc<Route>>,
 }
 
 #[derive(Clone, Debug)]
@@ -73,12 +88,23 @@ impl RouteTable {
     /// Joins the routes of a port; `None` stands for one that is not held.
     pub fn new(named: impl IntoIterator<Item = (ResourceName, Option<Arc<Route>>)>) -> Self {
         let mut table = Self::default();
+        let mut connections = Vec::new();
+        let mut requests = false;
         for (name, route) in named {
             table.attached = true;
+            let kind = RouteKind::of(&name).filter(|kind| kind.is_opaque());
+            // A port has routes of one type; that they are mixed is refused before they come here, and
+            // what is more specific would hold.
+            table.opaque = [table.opaque, kind].into_iter().flatten().min_by_key(|kind| *kind as u8);
+            requests |= kind.is_none();
             let Some(route) = route else {
                 table.unresolved = Some(name);
                 continue;
             };
+            if route.kind.is_opaque() {
+                connections.push(route);
+                continue;
+            }
             for (rule, held) in route.rules.iter().enumerate() {
                 for matched in 0..held.matches.len() {
                     table.entries.push(Entry { route: route.clone(), rule, matched });
@@ -87,16 +113,38 @@ impl RouteTable {
         }
         table.entries.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
         table.index = Index::new(&table.entries);
+        if requests {
+            table.opaque = None;
+        }
+        connections.retain(|route| Some(route.kind) == table.opaque);
+        table.connections = Connections::new(connections);
         table
     }
 
-    /// Whether any route is attached, held or not: requests are expected then.
-    pub fn is_attached(&self) -> bool {
-        self.attached
+    /// Whether a route for requests is attached, held or not: they are expected then.
+    pub fn expects_requests(&self) -> bool {
+        self.attached && self.opaque.is_none()
     }
 
-    /// Chooses.
+    /// The type of the routes that are attached, where they are for connections.
+    pub fn opaque(&self) -> Option<RouteKind> {
+        self.opaque
+    }
+
+    /// Chooses for a connection, whose TLS names this server.
+    pub fn lookup_connection(&self, server_name: Option<&str>) -> Lookup<'_> {
+        match (self.opaque, &self.unresolved) {
+            (None, _) => Lookup::Unrouted,
+            (Some(_), Some(name)) => Lookup::Unresolved(name),
+            (Some(_), None) => self.connections.lookup(server_name).map_or(Lookup::NotFound, Lookup::Rule),
+        }
+    }
+
+    /// Chooses. Where routes are for connections, a request is one that names no server.
     pub fn lookup(&self, facts: &HttpFacts<'_>) -> Lookup<'_> {
+        if self.opaque.is_some() {
+            return self.lookup_connection(None);
+        }
         if !self.attached {
             return Lookup::Unrouted;
         }
@@ -159,6 +207,47 @@ fn prefix_of(path: &str, length: usize) -> Option<&str> {
     }
 }
 
+impl Connections {
+    fn new(mut routes: Vec<Arc<Route>>) -> Self {
+        routes.sort_by(|a, b| age(a).cmp(&age(b)));
+        let mut held = Self::default();
+        for route in routes {
+            if route.kind == RouteKind::Tcp {
+                held.all.get_or_insert(route);
+                continue;
+            }
+            for name in &route.server_names {
+                match name.strip_prefix("*.") {
+                    Some(domain) => held.domains.entry(domain.into()).or_insert_with(|| route.clone()),
+                    None => held.servers.entry(name.clone()).or_insert_with(|| route.clone()),
+                };
+            }
+        }
+        held
+    }
+
+    fn lookup(&self, server_name: Option<&str>) -> Option<Chosen<'_>> {
+        let named = |name: &str| {
+            let mut below = name;
+            self.servers.get(name).or_else(|| {
+                std::iter::from_fn(|| {
+                    below = below.split_once('.')?.1;
+                    Some(below)
+                })
+                .find_map(|domain| self.domains.get(domain))
+            })
+        };
+        let route = self.all.as_ref().or_else(|| server_name.and_then(named))?;
+        let rule = route.rules.first()?;
+        Some(Chosen { route, index: 0, rule, matched: rule.matches.first()? })
+    }
+}
+
+/// Which of two routes wins a tie: the older, then the first by name.
+fn age(route: &Route) -> (u64, &str, &str) {
+    (route.created.unwrap_or(u64::MAX), route.namespace.as_str(), route.name.as_str())
+}
+
 impl Index {
     fn new(entries: &[Entry]) -> Self {
         let mut index = Self::default();
@@ -208,7 +297,7 @@ impl Entry {
             Reverse(matched.method.is_some()),
             Reverse(matched.headers.len()),
             Reverse(matched.queries.len()),
-            (self.route.namespace.as_str(), self.route.name.as_str()),
+            age(&self.route),
             self.rule,
             self.matched,
         )
@@ -264,6 +353,7 @@ mod tests {
                 request_timeout: None,
                 backend_request_timeout: None,
                 retry: None,
+                session: None,
                 provenance: Provenance::default(),
             })
             .collect();
@@ -276,6 +366,8 @@ mod tests {
                 kind: RouteKind::Http,
                 namespace,
                 name,
+                created: None,
+                server_names: Vec::new(),
                 rules,
                 provenance: Provenance::default(),
             })),
@@ -340,6 +432,89 @@ mod tests {
             route("a", vec![anything(PathMatch::prefix("/"))]),
         ]);
         assert_eq!(chosen(&table, "GET", "/", &[]), Some(("a".to_owned(), 0)));
+    }
+
+    #[test]
+    fn ties_go_to_the_older_route_before_the_first_by_name() {
+        let aged = |name: &str, created: Option<u64>| {
+            let (resource, route) = route(name, vec![anything(PathMatch::prefix("/"))]);
+            (resource, route.map(|route| Arc::new(Route { created, ..(*route).clone() })))
+        };
+        let chosen_of = |routes: [(ResourceName, Option<Arc<Route>>); 3]| {
+            chosen(&RouteTable::new(routes), "GET", "/", &[]).map(|(name, _)| name)
+        };
+        assert_eq!(
+            chosen_of([aged("a", None), aged("b", Some(20)), aged("c", Some(10))]).as_deref(),
+            Some("c")
+        );
+        assert_eq!(
+            chosen_of([aged("a", None), aged("c", Some(20)), aged("b", Some(20))]).as_deref(),
+            Some("b")
+        );
+    }
+
+    fn connection_route(kind: RouteKind, name: &str, servers: &[&str]) -> (ResourceName, Option<Arc<Route>>) {
+        let (_, route) = route(name, vec![anything(PathMatch::prefix("/"))]);
+        let server_names = servers.iter().map(|name| (*name).into()).collect();
+        let route = Route { kind, server_names, ..(*route.unwrap()).clone() };
+        (route.resource_name(), Some(Arc::new(route)))
+    }
+
+    fn led(table: &RouteTable, server_name: Option<&str>) -> Option<String> {
+        match table.lookup_connection(server_name) {
+            Lookup::Rule(chosen) => Some(chosen.route.name.to_string()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn connections_go_by_the_whole_server_name_then_by_the_longest_domain() {
+        let tls = |name, servers: &[&str]| connection_route(RouteKind::Tls, name, servers);
+        let table = RouteTable::new([
+            tls("wide", &["*.shop.example"]),
+            tls("narrow", &["*.eu.shop.example"]),
+            tls("whole", &["a.eu.shop.example", "shop.example"]),
+            tls("late", &["shop.example"]),
+        ]);
+        for (server, route) in [
+            ("a.eu.shop.example", Some("whole")),
+            ("b.eu.shop.example", Some("narrow")),
+            ("x.b.eu.shop.example", Some("narrow")),
+            ("eu.shop.example", Some("wide")),
+            ("shop.example", Some("late")),
+            ("myshop.example", None),
+            ("example", None),
+            ("", None),
+        ] {
+            assert_eq!(led(&table, Some(server)).as_deref(), route, "{server}");
+        }
+        assert_eq!(led(&table, None), None, "a connection that names no server matches none");
+        assert!(!table.expects_requests());
+    }
+
+    #[test]
+    fn a_tcp_route_takes_every_connection_and_the_first_by_name_holds() {
+        let tcp = |name| connection_route(RouteKind::Tcp, name, &[]);
+        let table = RouteTable::new([tcp("b"), tcp("a")]);
+        assert_eq!(led(&table, None).as_deref(), Some("a"));
+        assert_eq!(led(&table, Some("any.example")).as_deref(), Some("a"));
+        let tls = connection_route(RouteKind::Tls, "z", &["one.example"]);
+        let mixed = RouteTable::new([tcp("a"), tls]);
+        assert_eq!((led(&mixed, Some("one.example")).as_deref(), led(&mixed, None)), (Some("z"), None));
+        let missing = RouteTable::new([("TCPRoute/shop/x".parse().unwrap(), None), tcp("a")]);
+        assert!(matches!(missing.lookup_connection(None), Lookup::Unresolved(_)));
+        assert!(matches!(RouteTable::default().lookup_connection(None), Lookup::Unrouted));
+    }
+
+    #[test]
+    fn routes_for_requests_hold_before_those_for_connections() {
+        let table = RouteTable::new([
+            connection_route(RouteKind::Tcp, "a", &[]),
+            route("b", vec![anything(PathMatch::prefix("/"))]),
+        ]);
+        assert!(table.expects_requests());
+        assert!(matches!(table.lookup_connection(None), Lookup::Unrouted));
+        assert_eq!(chosen(&table, "GET", "/", &[]), Some(("b".to_owned(), 0)));
     }
 
     #[test]

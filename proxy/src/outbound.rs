@@ -5,6 +5,7 @@
 //! Then: HTTP → [`http`], the outbound stack; opaque bytes → [`tcp`].
 //! A drain leaves all of it as it is: the application calls for as long as it lives.
 
+pub mod backends;
 pub mod balancer;
 pub mod budget;
 pub mod first;
@@ -13,6 +14,7 @@ pub mod mirror;
 pub mod passthrough;
 pub mod replay;
 pub mod retry;
+pub mod session;
 pub mod tcp;
 
 use crate::detect::guess::{Guess, Kind};
@@ -81,7 +83,7 @@ pub struct Port {
 impl Port {
     /// Whether requests are expected: declared, or implied by a route for them.
     fn is_http(&self) -> bool {
-        self.model.protocol.is_http() || self.model.routes.is_attached()
+        self.model.protocol.is_http() || self.model.routes.expects_requests()
     }
 }
 
@@ -156,6 +158,10 @@ async fn serve_destination(
         Err(reason) => Err(reason),
     };
     let spoken = match found {
+        // Before what the port declares: its routes say where its bytes go.
+        Ok(found) if found.model.routes.opaque().is_some() => {
+            return Box::pin(backends::serve_connection(&worker, &found, opening)).await;
+        }
         Ok(found) if found.model.protocol.is_opaque() => {
             let (stream, buffered) = opening.into_parts();
             tcp::carry(&worker, &found, stream, buffered).await;

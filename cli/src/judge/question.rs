@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use weft_config::case::{self, Ask, Destination, Who};
 use weft_model::mesh::Mesh;
 use weft_model::names::WorkloadUid;
+use weft_model::request::host_of;
 use weft_model::service::{Service, ServicePort, ServiceTarget, direct_name};
 use weft_model::spiffe::SpiffeId;
 use weft_model::token::Claims;
@@ -151,6 +152,12 @@ pub(super) fn head(
     let authority = host.clone().unwrap_or_else(|| authority(service, port.port));
     let head = RequestHead::new(method, Version::Http11, &authority, path, fields);
     head.map(Some).map_err(|_| refused("the host or the path"))
+}
+
+/// The server that a client's own TLS names: the host of the request within, where one is given.
+pub(super) fn server_name(ask: &Ask) -> Option<String> {
+    let Ask::Http { host: Some(host), .. } = ask else { return None };
+    Some(host_of(host).to_ascii_lowercase())
 }
 
 // As applications spell it.

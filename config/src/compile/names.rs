@@ -13,6 +13,8 @@ pub(crate) fn each_once(report: &Report<'_>, documents: &Documents<'_>) {
     of_kind(report, "Workload", &documents.workloads);
     of_kind(report, "HTTPRoute", &documents.http_routes);
     of_kind(report, "GRPCRoute", &documents.grpc_routes);
+    of_kind(report, "TLSRoute", &documents.tls_routes);
+    of_kind(report, "TCPRoute", &documents.tcp_routes);
     of_kind(report, "ReferenceGrant", &documents.reference_grants);
     of_kind(report, "AuthorizationPolicy", &documents.authorization_policies);
     of_kind(report, "PeerAuthentication", &documents.peer_authentications);

@@ -2,28 +2,30 @@
 
 use super::services::{Port, Services};
 use crate::report::{At, Place, Report};
-use crate::schema::Documents;
-use crate::schema::route::{Parent, Rule};
+use crate::schema::route::{Parent, Route as Written, Rule};
+use crate::schema::{Document, Documents};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use weft_model::names::{ResourceName, ServiceName};
+use weft_model::names::{Namespace, ResourceName, ServiceName};
 use weft_model::route::{Backend, Filter, Mirror, Route, RouteKind, RouteMatch, RouteRule};
 use weft_model::service::Protocol;
 
-/// Attaches all routes, in the order of their names, which decides ties. Of two types at one port the
-/// more specific one holds (GEP-1294: GRPCRoute, then HTTPRoute).
-pub(crate) fn attach(
+// What is more specific first: of two types at one port it holds (GEP-1294).
+const KINDS: [RouteKind; 4] = [RouteKind::Grpc, RouteKind::Http, RouteKind::Tls, RouteKind::Tcp];
+
+/// Attaches all routes. What wins ties among them is the data path's to say.
+pub(crate) fn attach<'r>(
     report: &Report<'_>,
-    documents: &Documents<'_>,
+    documents: &'r Documents<'r>,
     services: &mut Services<'_>,
 ) -> BTreeMap<ResourceName, Arc<Route>> {
     let mut held = BTreeMap::new();
-    let mut taken: BTreeMap<(ServiceName, u16), Place> = BTreeMap::new();
-    for (kind, routes) in
-        [(RouteKind::Grpc, &documents.grpc_routes), (RouteKind::Http, &documents.http_routes)]
-    {
-        for document in routes {
-            let (namespace, name) = (&document.metadata.namespace.value, &document.metadata.name.value);
+    // By the namespace that it is for: a consumer's routes stand beside nobody else's.
+    let mut taken: BTreeMap<(ServiceName, u16, &Namespace), (RouteKind, Place)> = BTreeMap::new();
+    let mut spoken_for = SpokenFor::default();
+    for kind in KINDS {
+        for document in of_kind(documents, kind) {
+            let metadata = &document.metadata;
             let mut attached: Vec<(&ServiceName, u16)> = Vec::new();
             for parent in &document.spec.parents {
                 for port in ports(report, kind, parent, services) {
@@ -34,30 +36,41 @@ pub(crate) fn attach(
                         );
                     }
                     attached.push((&parent.service, port));
-                    if kind == RouteKind::Grpc {
-                        taken.insert((parent.service.clone(), port), parent.place);
-                    } else if let Some(other) = taken.get(&(parent.service.clone(), port)) {
-                        let message = format!(
-                            "port {port} of {} has a GRPCRoute in {}, and a port has routes of one type",
-                            parent.service,
-                            report.location(*other)
-                        );
-                        report.error_hint(
-                            parent.place,
-                            message,
-                            "name another `port`, or write one type only",
-                        );
+                    let at = (parent.service.clone(), port, &metadata.namespace.value);
+                    match taken.get(&at) {
+                        Some((other, place)) if *other != kind => {
+                            let message = format!(
+                                "port {port} of {} has a {} in {}, and a port has routes of one type",
+                                parent.service,
+                                other.as_str(),
+                                report.location(*place)
+                            );
+                            let hint = "name another `port`, or write one type only";
+                            report.error_hint(parent.place, message, hint);
+                        }
+                        Some(_) => {}
+                        None => {
+                            taken.insert(at, (kind, parent.place));
+                        }
                     }
                 }
             }
             warn_of_shadows(report, &document.spec.rules);
             let rules: Vec<_> =
-                document.spec.rules.iter().map(|rule| joined(report, rule, services)).collect();
+                document.spec.rules.iter().map(|rule| joined(report, kind, rule, services)).collect();
             if report.failed(document.place()) {
                 continue;
             }
-            let provenance = report.provenance(document.place());
-            let route = Route { kind, namespace: namespace.clone(), name: name.clone(), rules, provenance };
+            spoken_for.warn(report, kind, document, &attached);
+            let route = Route {
+                kind,
+                namespace: metadata.namespace.value.clone(),
+                name: metadata.name.value.clone(),
+                created: metadata.created,
+                server_names: document.spec.server_names.iter().map(|name| name.value.clone()).collect(),
+                rules,
+                provenance: report.provenance(document.place()),
+            };
             let resource = route.resource_name();
             for (service, port) in attached {
                 let ports = services.by_name.get_mut(service).map(|entry| entry.ports.iter_mut());
@@ -74,24 +87,73 @@ pub(crate) fn attach(
     held
 }
 
+fn of_kind<'r>(documents: &'r Documents<'r>, kind: RouteKind) -> Vec<&'r Document<'r, Written>> {
+    let all = match kind {
+        RouteKind::Http => &documents.http_routes,
+        RouteKind::Grpc => &documents.grpc_routes,
+        RouteKind::Tls => &documents.tls_routes,
+        RouteKind::Tcp => &documents.tcp_routes,
+    };
+    let mut all: Vec<_> = all.iter().collect();
+    // As the data path ranks them.
+    let age = |document: &Document<'r, Written>| document.metadata.created.unwrap_or(u64::MAX);
+    all.sort_by(|one, other| {
+        let (a, b) = (&one.metadata, &other.metadata);
+        let by_name = (&a.namespace.value, &a.name.value).cmp(&(&b.namespace.value, &b.name.value));
+        age(one).cmp(&age(other)).then(by_name)
+    });
+    all
+}
+
+/// Connections that have a route: by port, the client's namespace, and the server's name if there is one.
+#[derive(Default)]
+struct SpokenFor<'r>(BTreeMap<(&'r ServiceName, u16, &'r Namespace, &'r str), Place>);
+
+impl<'r> SpokenFor<'r> {
+    /// Warns of what another route has already, which would never be chosen.
+    fn warn(
+        &mut self,
+        report: &Report<'_>,
+        kind: RouteKind,
+        document: &'r Document<'r, Written>,
+        attached: &[(&'r ServiceName, u16)],
+    ) {
+        let names: Vec<(&str, Place)> = match kind {
+            RouteKind::Http | RouteKind::Grpc => return,
+            RouteKind::Tcp => vec![("", document.place())],
+            RouteKind::Tls => {
+                document.spec.server_names.iter().map(|name| (&*name.value, name.place)).collect()
+            }
+        };
+        for (service, port) in attached {
+            for (name, place) in &names {
+                let key = (*service, *port, &document.metadata.namespace.value, *name);
+                let Some(first) = self.0.insert(key, *place) else { continue };
+                self.0.insert(key, first);
+                let what = if name.is_empty() { "connections" } else { name };
+                let first = report.location(first);
+                let message = format!(
+                    "{what} to port {port} of {service}: the route in {first} is older, or first by name, and takes them all"
+                );
+                report.warn(*place, message, None);
+            }
+        }
+    }
+}
+
 // The rule with its references looked up.
-fn joined(report: &Report<'_>, rule: &Rule, services: &Services<'_>) -> RouteRule {
+fn joined(report: &Report<'_>, kind: RouteKind, rule: &Rule, services: &Services<'_>) -> RouteRule {
+    let else_what = if kind.is_opaque() { "this share is refused" } else { "this share is answered 500" };
     let backends = rule.backends.iter().map(|written| Backend {
-        service: found(
-            report,
-            written.place,
-            &written.service,
-            written.port,
-            services,
-            "this share is answered 500",
-        ),
+        service: found(report, kind, written.place, &written.service, written.port, services, else_what),
         weight: written.weight,
         filters: written.filters.clone(),
     });
     let filters = rule.rule.filters.iter().map(|filter| match filter {
         Filter::Mirror(Mirror { service: Some((service, port)), share }) => {
             let port = At { value: *port, place: rule.place };
-            let service = found(report, rule.place, service, port, services, "nothing is mirrored to it");
+            let else_what = "nothing is mirrored to it";
+            let service = found(report, kind, rule.place, service, port, services, else_what);
             Filter::Mirror(Mirror { service, share: *share })
         }
         other => other.clone(),
@@ -99,8 +161,13 @@ fn joined(report: &Report<'_>, rule: &Rule, services: &Services<'_>) -> RouteRul
     RouteRule { backends: backends.collect(), filters: filters.collect(), ..rule.rule.clone() }
 }
 
-fn is_opaque(port: &Port<'_>) -> bool {
-    matches!(port.written.protocol, Protocol::Tcp | Protocol::Tls)
+// Whether routes of the kind can be for a port of that protocol.
+fn fits(kind: RouteKind, protocol: Protocol) -> bool {
+    match kind {
+        RouteKind::Http | RouteKind::Grpc => !protocol.is_opaque(),
+        RouteKind::Tls => matches!(protocol, Protocol::Tls | Protocol::Undeclared),
+        RouteKind::Tcp => !protocol.is_http(),
+    }
 }
 
 // The ports of a parent that the route holds for.
@@ -129,22 +196,33 @@ fn ports(report: &Report<'_>, kind: RouteKind, parent: &Parent, services: &Servi
         );
         return Vec::new();
     }
-    let opaque = named.iter().filter(|port| is_opaque(port)).count();
-    if opaque == named.len() {
+    let (fit, others): (Vec<&Port<'_>>, Vec<_>) =
+        named.into_iter().partition(|port| fits(kind, port.written.protocol));
+    let (needs, is, hint) = match kind {
+        RouteKind::Http | RouteKind::Grpc => ("HTTP", "TCP", "set `appProtocol: http` if it is"),
+        RouteKind::Tls => ("TLS", "HTTP or TCP", "set `appProtocol: tls` if it is"),
+        RouteKind::Tcp => ("opaque bytes", "HTTP", "set `appProtocol: tcp`, or write an HTTPRoute"),
+    };
+    if fit.is_empty() {
         let article = if kind == RouteKind::Http { "an" } else { "a" };
         let kind = kind.as_str();
-        let message = format!("{article} {kind} needs HTTP, and the Service {name} declares its port as TCP");
-        report.error_hint(parent.place, message, "set `appProtocol: http` if it is");
-    } else if opaque > 0 {
         let message =
-            format!("the route holds for the HTTP ports of {name} only: others are declared as TCP");
+            format!("{article} {kind} needs {needs}, and the Service {name} declares its port as {is}");
+        report.error_hint(parent.place, message, hint);
+    } else if !others.is_empty() {
+        let message = if kind.is_opaque() {
+            format!("the route does not hold for all ports of {name}: others are declared as {is}")
+        } else {
+            format!("the route holds for the HTTP ports of {name} only: others are declared as TCP")
+        };
         report.warn(parent.place, message, "name the `port`");
     }
-    named.into_iter().filter(|port| !is_opaque(port)).map(|port| port.written.port).collect()
+    fit.into_iter().map(|port| port.written.port).collect()
 }
 
 fn found(
     report: &Report<'_>,
+    kind: RouteKind,
     place: Place,
     name: &ServiceName,
     number: At<u16>,
@@ -164,9 +242,14 @@ fn found(
         report.warn(number.place, message, format!("it has {}", ports.join(", ")));
         return None;
     };
-    if is_opaque(port) {
+    let protocol = port.written.protocol;
+    if !kind.is_opaque() && protocol.is_opaque() {
         let message = format!("port {} of {name} is declared as TCP: it cannot take requests", number.value);
         report.error_hint(number.place, message, "set `appProtocol: http` if it can");
+    } else if kind.is_opaque() && protocol.is_http() {
+        let message =
+            format!("port {} of {name} is declared as HTTP: it takes no opaque bytes", number.value);
+        report.error_hint(number.place, message, "set `appProtocol: tcp` if it does");
     }
     Some((name.clone(), number.value))
 }

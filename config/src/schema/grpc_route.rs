@@ -3,20 +3,21 @@
 //! The bounds and rules here are those of the upstream CRD, whose generated types do not carry them.
 
 use super::metadata::Metadata;
-use super::route::{self, Route, Rule, headers, pattern, rule_with};
+use super::route::{self, Around, Hostnames, Route, Rule, headers, pattern, rule_with};
 use super::route_filters::Allowed;
+use super::session_persistence;
 use super::value::{Object, Value};
 use crate::document::quoted;
 use crate::report::At;
 use weft_model::route::{PathMatch, RouteMatch, ValueMatch};
 
 pub(crate) fn read(spec: Option<&Object<'_>>, metadata: &Metadata<'_>) -> Route {
-    route::read(spec, metadata, false, rule)
+    let around = Around { hostnames: Hostnames::Unused, rules_required: false, rules_max: 16 };
+    route::read(spec, metadata, around, rule)
 }
 
 fn rule(value: Value<'_>, metadata: &Metadata<'_>) -> Option<Rule> {
     let object = value.object()?;
-    object.not_yet(&["sessionPersistence"]);
     let mut matches: Vec<RouteMatch> = Vec::new();
     for item in object.take("matches").and_then(|value| value.items(64)).unwrap_or_default() {
         matches.extend(route_match(item));
@@ -24,7 +25,9 @@ fn rule(value: Value<'_>, metadata: &Metadata<'_>) -> Option<Rule> {
     if matches.is_empty() {
         matches.push(called(PathMatch::Rpc { service: None, method: None }));
     }
-    Some(rule_with(value, &object, metadata, matches, Allowed::Grpc))
+    let mut read = rule_with(value, &object, metadata, matches, Allowed::Grpc);
+    read.rule.session = object.take("sessionPersistence").and_then(session_persistence::read);
+    Some(read)
 }
 
 fn called(path: PathMatch) -> RouteMatch {

@@ -3,8 +3,9 @@
 //! The bounds and rules here are those of the upstream CRD, whose generated types do not carry them.
 
 use super::metadata::Metadata;
-use super::route::{self, Route, Rule, headers, named_value, pattern, rule_with};
+use super::route::{self, Around, Hostnames, Route, Rule, headers, named_value, pattern, rule_with};
 use super::route_filters::Allowed;
+use super::session_persistence;
 use super::value::{Object, Value};
 use crate::document::quoted;
 use crate::report::At;
@@ -22,12 +23,12 @@ const RETRY_ATTEMPTS_DEFAULT: u32 = 2;
 const RETRY_BACKOFF_DEFAULT: Duration = Duration::from_millis(25);
 
 pub(crate) fn read(spec: Option<&Object<'_>>, metadata: &Metadata<'_>) -> Route {
-    route::read(spec, metadata, true, rule)
+    let around = Around { hostnames: Hostnames::Unused, rules_required: true, rules_max: 16 };
+    route::read(spec, metadata, around, rule)
 }
 
 fn rule(value: Value<'_>, metadata: &Metadata<'_>) -> Option<Rule> {
     let object = value.object()?;
-    object.not_yet(&["sessionPersistence"]);
     let mut matches: Vec<RouteMatch> = Vec::new();
     for item in object.take("matches").and_then(|value| value.items(64)).unwrap_or_default() {
         matches.extend(route_match(item));
@@ -54,6 +55,7 @@ fn rule(value: Value<'_>, metadata: &Metadata<'_>) -> Option<Rule> {
         }
     }
     rule.retry = object.take("retry").and_then(retry);
+    rule.session = object.take("sessionPersistence").and_then(session_persistence::read);
     Some(read)
 }
 

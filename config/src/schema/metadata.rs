@@ -4,6 +4,7 @@ use super::value::{Object, Value};
 use crate::document::quoted;
 use crate::report::{At, Place};
 use std::collections::BTreeMap;
+use weft_model::instant::parse_instant;
 use weft_model::names::{Name, Namespace, is_subdomain};
 
 /// Labels as they were written.
@@ -19,6 +20,8 @@ pub(crate) struct Metadata<'r> {
     pub(crate) name: At<Name>,
     pub(crate) namespace: At<Namespace>,
     pub(crate) labels: Labels<'r>,
+    /// When the API server made it, in seconds since 1970.
+    pub(crate) created: Option<u64>,
     /// The annotation `istio.io/dry-run`, if it says `true`.
     pub(crate) dry_run: Option<Place>,
 }
@@ -35,7 +38,6 @@ pub(crate) fn metadata<'r>(document: &Object<'r>, scope: Scope) -> Option<Metada
     let object = value.object()?;
     // What the API server adds.
     object.accept(&[
-        "creationTimestamp",
         "uid",
         "resourceVersion",
         "generation",
@@ -57,13 +59,16 @@ pub(crate) fn metadata<'r>(document: &Object<'r>, scope: Scope) -> Option<Metada
     };
     let labels = object.take("labels").and_then(labels).unwrap_or_default();
     let dry_run = object.take("annotations").and_then(annotations);
+    // A client that has not asked the API server yet writes `null`.
+    let created = object.take_filled("creationTimestamp").and_then(|value| value.parse_with(parse_instant));
     let namespace = match scope {
         Scope::Namespaced => namespace?,
         Scope::Mesh => {
             namespace.unwrap_or_else(|| value.at(DEFAULT_NAMESPACE.parse().expect("it must parse")))
         }
     };
-    Some(Metadata { place: document.place(), name: name?, namespace, labels, dry_run })
+    let created = created.map(|created| created.value);
+    Some(Metadata { place: document.place(), name: name?, namespace, labels, created, dry_run })
 }
 
 /// Reads labels. Those that are not valid are reported and left out.

@@ -1,5 +1,5 @@
-//! What HTTPRoute and GRPCRoute have in common: parents, backends, headers, and the parts of a rule
-//! that do not depend on what it matches.
+//! What routes have in common: parents, backends, headers, and the parts of a rule that do not depend on
+//! what it matches.
 
 use super::metadata::Metadata;
 use super::route_filters::{Allowed, filters, hostname};
@@ -7,14 +7,16 @@ use super::value::{Object, Value};
 use super::workload::WEIGHT_MAX;
 use crate::document::quoted;
 use crate::report::{At, Place};
-use http::HeaderName;
+use http::{HeaderName, Method};
 use weft_model::names::{ServiceName, is_subdomain};
-use weft_model::route::{Filter, PathMatch, Pattern, RouteMatch, RouteRule, ValueMatch};
+use weft_model::route::{Filter, PathMatch, Pattern, Redirect, RouteMatch, RouteRule, ValueMatch};
 
 /// What a route's owner wrote.
 #[derive(Debug, Default)]
 pub(crate) struct Route {
     pub(crate) parents: Vec<Parent>,
+    /// A TLSRoute's.
+    pub(crate) server_names: Vec<At<Box<str>>>,
     pub(crate) rules: Vec<Rule>,
 }
 
@@ -45,35 +47,57 @@ pub(crate) struct BackendRef {
     pub(crate) filters: Vec<Filter>,
 }
 
+/// What stands around a kind's rules.
+#[derive(Clone, Copy)]
+pub(crate) struct Around {
+    pub(crate) hostnames: Hostnames,
+    pub(crate) rules_required: bool,
+    pub(crate) rules_max: usize,
+}
+
+/// What `hostnames` means in a kind.
+#[derive(Clone, Copy)]
+pub(crate) enum Hostnames {
+    /// Nothing where the parent is a Service.
+    Unused,
+    /// The servers that clients name in TLS.
+    Servers,
+    /// There is no such key.
+    None,
+}
+
 /// Reads what stands around the rules, and each rule by `rule`.
 pub(crate) fn read(
     spec: Option<&Object<'_>>,
     metadata: &Metadata<'_>,
-    rules_required: bool,
+    around: Around,
     rule: impl Fn(Value<'_>, &Metadata<'_>) -> Option<Rule>,
 ) -> Route {
     let mut route = Route::default();
     let Some(spec) = spec else { return route };
-    if let Some(hostnames) = spec.take("hostnames") {
-        let hint = "a route of a Service is chosen by the Service that is called";
-        spec.report().warn(
-            hostnames.place,
-            "`hostnames` has no effect on a route whose parent is a Service",
-            hint,
-        );
-        for value in hostnames.items(16).unwrap_or_default() {
-            hostname(value, true);
+    match around.hostnames {
+        Hostnames::None => {}
+        Hostnames::Servers => route.server_names = server_names(spec),
+        Hostnames::Unused => {
+            if let Some(hostnames) = spec.take("hostnames") {
+                let hint = "a route of a Service is chosen by the Service that is called";
+                let message = "`hostnames` has no effect on a route whose parent is a Service";
+                spec.report().warn(hostnames.place, message, hint);
+                for value in hostnames.items(16).unwrap_or_default() {
+                    hostname(value, true);
+                }
+            }
         }
     }
     if let Some(parents) = spec.require("parentRefs").and_then(|value| value.items(32)) {
         route.parents.extend(parents.into_iter().filter_map(|value| parent(value, metadata)));
     }
     spec.not_yet(&["useDefaultGateways"]);
-    if rules_required && !spec.has("rules") {
+    if around.rules_required && !spec.has("rules") {
         spec.error("`rules` is missing");
     }
     let mut total = 0;
-    for value in spec.take("rules").and_then(|value| value.items(16)).unwrap_or_default() {
+    for value in spec.take("rules").and_then(|value| value.items(around.rules_max)).unwrap_or_default() {
         let Some(rule) = rule(value, metadata) else { continue };
         total += rule.rule.matches.len();
         let name = &rule.rule.name;
@@ -86,6 +110,19 @@ pub(crate) fn read(
         spec.error(format!("the rules have {total} matches; at most 128 are allowed"));
     }
     route
+}
+
+fn server_names(spec: &Object<'_>) -> Vec<At<Box<str>>> {
+    let mut names: Vec<At<Box<str>>> = Vec::new();
+    for value in spec.require("hostnames").and_then(|value| value.items(1024)).unwrap_or_default() {
+        let Some(name) = hostname(value, true) else { continue };
+        if names.iter().any(|held| held.value == name) {
+            value.error(format!("the host name {name} comes twice"));
+            continue;
+        }
+        names.push(value.at(name));
+    }
+    names
 }
 
 fn parent(value: Value<'_>, metadata: &Metadata<'_>) -> Option<Parent> {
@@ -131,7 +168,7 @@ pub(crate) fn rule_with(
         value.report.error(name.place, format!("{} is not a valid name", quoted(name.value)));
     }
     let by_prefix = matches!(matches.as_slice(), [RouteMatch { path: PathMatch::Prefix(_), .. }]);
-    let filters_value = object.take("filters");
+    let filters_value = object.take("filters").filter(|_| allowed != Allowed::None);
     let filters = filters_value.map(|value| filters(value, metadata, allowed, by_prefix)).unwrap_or_default();
     let mut backends = Vec::new();
     for item in object.take("backendRefs").and_then(|value| value.items(16)).unwrap_or_default() {
@@ -141,7 +178,18 @@ pub(crate) fn rule_with(
     if redirects && object.has("backendRefs") {
         object.error("a rule that redirects must have no `backendRefs`");
     } else if !backends.is_empty() && backends.iter().all(|backend| backend.weight == 0) {
-        value.report.warn(value.place, "all weights are 0: what the rule matches is answered 500", None);
+        let what = if allowed == Allowed::None { "refused" } else { "answered 500" };
+        value.report.warn(value.place, format!("all weights are 0: what the rule matches is {what}"), None);
+    }
+    if let Some(Filter::Redirect(redirect)) = filters.iter().find(|held| matches!(held, Filter::Redirect(_)))
+        && matches.iter().any(|matched| comes_back(redirect, matched))
+    {
+        let hint = "change the host, the scheme or the port, or to a path that the rule does not match";
+        value.report.warn(
+            value.place,
+            "the redirect leads back to its own rule: clients go in circles",
+            hint,
+        );
     }
     let rule = RouteRule {
         name: name.map_or("", |name| name.value).into(),
@@ -151,9 +199,29 @@ pub(crate) fn rule_with(
         request_timeout: None,
         backend_request_timeout: None,
         retry: None,
+        session: None,
         provenance: value.report.provenance(value.place),
     };
     Rule { place: value.place, rule, backends }
+}
+
+// Whether a client that follows the redirect makes a request that matches again.
+fn comes_back(redirect: &Redirect, matched: &RouteMatch) -> bool {
+    let elsewhere = redirect.hostname.is_some()
+        || redirect.port.is_some()
+        || redirect.scheme.as_deref().is_some_and(|scheme| scheme != "http");
+    // Of the other methods only GET is asked with again, where the status does not say otherwise.
+    let again = match &matched.method {
+        None => true,
+        Some(method) => *method == Method::GET || matches!(redirect.status.as_u16(), 307 | 308),
+    };
+    let path = match &matched.path {
+        PathMatch::Exact(text) | PathMatch::Prefix(text) => text,
+        PathMatch::Regex(_) | PathMatch::Rpc { .. } => return false,
+    };
+    let next =
+        redirect.path.as_ref().map_or_else(|| path.to_string(), |edit| edit.apply(path, &matched.path));
+    !elsewhere && again && matched.path.matches(&next)
 }
 
 fn backend(
@@ -165,8 +233,14 @@ fn backend(
     let object = value.object()?;
     let target = target(value, &object, metadata);
     let weight = object.take("weight").and_then(|value| value.number(0..=WEIGHT_MAX));
-    let filters =
-        object.take("filters").map(|value| filters(value, metadata, allowed, by_prefix)).unwrap_or_default();
+    let filters = match object.take("filters") {
+        Some(value) if allowed == Allowed::None => {
+            value.error("a backend of connections has no `filters`");
+            Vec::new()
+        }
+        Some(value) => filters(value, metadata, allowed, by_prefix),
+        None => Vec::new(),
+    };
     for (refused, what) in [
         (filters.iter().any(|filter| matches!(filter, Filter::Redirect(_))), "redirect"),
         (filters.iter().any(|filter| matches!(filter, Filter::Cors(_))), "answer CORS requests"),
@@ -179,6 +253,23 @@ fn backend(
     let weight = weight.map_or(1, |weight| weight.value);
     let (service, port) = target?;
     Some(BackendRef { place: value.place, service, port, weight, filters })
+}
+
+/// A rule for connections: backends, which it must have.
+pub(crate) fn connection_rule(value: Value<'_>, metadata: &Metadata<'_>) -> Option<Rule> {
+    let object = value.object()?;
+    let all =
+        RouteMatch { path: PathMatch::prefix("/"), headers: Vec::new(), queries: Vec::new(), method: None };
+    for key in ["matches", "filters"] {
+        if let Some(held) = object.take(key) {
+            held.error(format!("a rule for connections has no `{key}`"));
+        }
+    }
+    let rule = rule_with(value, &object, metadata, vec![all], Allowed::None);
+    if !object.has("backendRefs") {
+        value.error("`backendRefs` is missing");
+    }
+    Some(rule)
 }
 
 /// The Service and port that a reference names.

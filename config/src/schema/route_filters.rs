@@ -49,6 +49,8 @@ pub(crate) enum Allowed {
     Http,
     /// GRPCRoute: edits of headers, and mirrors.
     Grpc,
+    /// TLSRoute and TCPRoute: none.
+    None,
 }
 
 /// Each type with the key that holds what it does.
@@ -263,12 +265,17 @@ fn header_name(value: Value<'_>, text: At<&str>) -> Option<HeaderName> {
         value.report.error(text.place, format!("{} is not a valid header name", quoted(text.value)));
         return None;
     };
-    if UNTOUCHABLE.contains(&name.as_str()) || name.as_str().starts_with("x-weft-") {
+    if is_untouchable(name.as_str()) {
         let hint = (name == "host").then(|| "use URLRewrite with `hostname`".to_owned());
         value.report.error_hint(text.place, format!("the header {name} cannot be changed by a route"), hint);
         return None;
     }
     Some(name)
+}
+
+/// Whether a header field, in lower case, is not for routes to touch.
+pub(crate) fn is_untouchable(name: &str) -> bool {
+    UNTOUCHABLE.contains(&name) || name.starts_with("x-weft-")
 }
 
 fn redirect(object: &Object<'_>, by_prefix: bool) -> Option<Redirect> {

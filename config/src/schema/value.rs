@@ -282,6 +282,11 @@ impl<'r> Object<'r> {
         Some(value)
     }
 
+    /// A value, where `null` means the same as no key.
+    pub(crate) fn take_filled(&self, key: &'static str) -> Option<Value<'r>> {
+        self.find(key).map(|(_, value)| value).filter(|value| !value.is_null())
+    }
+
     /// A value that must be there.
     pub(crate) fn require(&self, key: &'static str) -> Option<Value<'r>> {
         let tree = self.value.report.tree(self.value.place);

@@ -6,7 +6,7 @@ use crate::cors::{Cors, Listed, OriginMatch};
 use crate::proto::v1;
 use crate::route::{
     Backend, Filter, Fraction, HeaderEdit, Mirror, PathEdit, PathMatch, Pattern, Redirect, RetryPolicy,
-    Rewrite, Route, RouteKind, RouteMatch, RouteRule, ValueMatch,
+    Rewrite, Route, RouteKind, RouteMatch, RouteRule, SessionCarrier, SessionPersistence, ValueMatch,
 };
 use http::{HeaderName, HeaderValue, StatusCode};
 use std::time::Duration;
@@ -21,8 +21,12 @@ pub(super) fn to_wire(route: &Route) -> v1::Route {
         kind: match route.kind {
             RouteKind::Http => v1::RouteKind::Http,
             RouteKind::Grpc => v1::RouteKind::Grpc,
+            RouteKind::Tls => v1::RouteKind::Tls,
+            RouteKind::Tcp => v1::RouteKind::Tcp,
         }
         .into(),
+        created: route.created.unwrap_or_default(),
+        server_names: route.server_names.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -31,12 +35,16 @@ pub(super) fn from_wire(message: v1::Route) -> Result<Route, Refusal> {
     let kind = match v1::RouteKind::try_from(message.kind) {
         Ok(v1::RouteKind::Http) => RouteKind::Http,
         Ok(v1::RouteKind::Grpc) => RouteKind::Grpc,
+        Ok(v1::RouteKind::Tls) => RouteKind::Tls,
+        Ok(v1::RouteKind::Tcp) => RouteKind::Tcp,
         Ok(v1::RouteKind::Unspecified) | Err(_) => return Err(missing("a route's kind")),
     };
     Ok(Route {
         kind,
         namespace: parse(&message.namespace)?,
         name: parse(&message.name)?,
+        created: (message.created > 0).then_some(message.created),
+        server_names: message.server_names.into_iter().map(Into::into).collect(),
         rules: each(message.rules, rule_from_wire)?,
         provenance: provenance_from_wire(message.provenance),
     })
@@ -65,6 +73,7 @@ fn rule_to_wire(rule: &RouteRule) -> v1::RouteRule {
             attempts: retry.attempts,
             backoff: Some(duration_to_wire(retry.backoff)),
         }),
+        session: rule.session.as_ref().map(session_to_wire),
     }
 }
 
@@ -87,6 +96,38 @@ fn rule_from_wire(message: v1::RouteRule) -> Result<RouteRule, Refusal> {
         backend_request_timeout: message.backend_request_timeout.map(duration_from_wire),
         provenance: provenance_from_wire(message.provenance),
         retry: message.retry.map(retry_from_wire).transpose()?,
+        session: message.session.map(session_from_wire).transpose()?,
+    })
+}
+
+pub(super) fn session_to_wire(session: &SessionPersistence) -> v1::SessionPersistence {
+    v1::SessionPersistence {
+        carrier: match session.carrier {
+            SessionCarrier::SessionCookie => v1::SessionCarrier::SessionCookie,
+            SessionCarrier::PermanentCookie => v1::SessionCarrier::PermanentCookie,
+            SessionCarrier::Header => v1::SessionCarrier::Header,
+        }
+        .into(),
+        name: session.name.to_string(),
+        absolute_timeout: session.absolute_timeout.map(duration_to_wire),
+        idle_timeout: session.idle_timeout.map(duration_to_wire),
+    }
+}
+
+pub(super) fn session_from_wire(message: v1::SessionPersistence) -> Result<SessionPersistence, Refusal> {
+    let carrier = match v1::SessionCarrier::try_from(message.carrier) {
+        Ok(v1::SessionCarrier::SessionCookie) => SessionCarrier::SessionCookie,
+        Ok(v1::SessionCarrier::PermanentCookie) => SessionCarrier::PermanentCookie,
+        Ok(v1::SessionCarrier::Header) => SessionCarrier::Header,
+        Ok(v1::SessionCarrier::Unspecified) | Err(_) => return Err(missing("what carries a session")),
+    };
+    // A cookie's name has the grammar of a field's.
+    parse::<HeaderName>(&message.name)?;
+    Ok(SessionPersistence {
+        carrier,
+        name: message.name.into(),
+        absolute_timeout: message.absolute_timeout.map(duration_from_wire),
+        idle_timeout: message.idle_timeout.map(duration_from_wire),
     })
 }
 

@@ -16,7 +16,7 @@ use crate::route::{
     Backend, Filter, Fraction, HeaderEdit, Mirror, PathEdit, PathMatch, Pattern, Redirect, RetryPolicy,
     Rewrite, RouteMatch,
 };
-use crate::route::{RouteKind, RouteRule, ValueMatch};
+use crate::route::{RouteKind, RouteRule, SessionCarrier, SessionPersistence, ValueMatch};
 use crate::service::{Protocol, ServicePort, ServiceTarget};
 use crate::string_match::{PathTemplate, StringMatch};
 use crate::token::Algorithm;
@@ -113,6 +113,8 @@ fn route() -> Route {
         kind: RouteKind::Http,
         namespace: "shop".parse().unwrap(),
         name: "cart".parse().unwrap(),
+        created: Some(1_700_000_000),
+        server_names: vec!["a.shop.example".into(), "*.shop.example".into()],
         rules: vec![RouteRule {
             name: "all".into(),
             matches: vec![
@@ -171,6 +173,12 @@ fn route() -> Route {
                 codes: vec![500, 503],
                 attempts: 2,
                 backoff: Duration::from_millis(25),
+            }),
+            session: Some(SessionPersistence {
+                carrier: SessionCarrier::PermanentCookie,
+                name: "JSESSIONID".into(),
+                absolute_timeout: Some(Duration::from_secs(3600)),
+                idle_timeout: None,
             }),
             provenance: Provenance::default(),
         }],

@@ -127,6 +127,8 @@ fn route(text: &str, backends: &[&str]) -> Resource {
         kind: weft_model::route::RouteKind::Http,
         namespace: namespace.parse().unwrap(),
         name: name.parse().unwrap(),
+        created: None,
+        server_names: Vec::new(),
         rules: vec![RouteRule {
             name: "".into(),
             matches: vec![RouteMatch {
@@ -147,6 +149,7 @@ fn route(text: &str, backends: &[&str]) -> Resource {
             request_timeout: None,
             backend_request_timeout: None,
             retry: None,
+            session: None,
             provenance: Provenance::default(),
         }],
         provenance: Provenance::default(),

@@ -9,7 +9,8 @@ use crate::policy::EndpointSet;
 use crate::pool::{Dial, Pool};
 use crate::tls::Tls;
 use crate::worker::Worker;
-use std::cell::{Cell, RefCell};
+use aws_lc_rs::digest::{Context, SHA256};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +25,10 @@ const EJECTION_MIN: Duration = Duration::from_millis(500);
 /// The longest ejection. Endpoints that are gone are removed by the control API; this is for those
 /// it has not heard of yet.
 const EJECTION_MAX: Duration = Duration::from_secs(30);
+
+/// What names an endpoint in a session's token, and tells nothing of it: half of a SHA-256.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct SessionDigest(pub [u8; 16]);
 
 /// The endpoints of one port of a destination.
 pub struct Balancer {
@@ -52,6 +57,8 @@ pub struct Replica {
     ejected_until: Cell<Option<Instant>>,
     /// What requests to it are counted under, for that version of the policy.
     ends: RefCell<Option<(u64, Rc<Ends>)>>,
+    /// Where sessions are asked for.
+    session: OnceCell<SessionDigest>,
 }
 
 impl Balancer {
@@ -138,6 +145,28 @@ impl Balancer {
         least(true).or_else(|| least(false))
     }
 
+    /// The available endpoint that a session's token names.
+    pub fn find_session(&self, wanted: &SessionDigest, now: Instant) -> Option<Rc<Replica>> {
+        let state = self.state.borrow();
+        let found = state.replicas.iter().find(|replica| self.session_digest(replica) == *wanted);
+        found.filter(|replica| replica.is_available(now)).cloned()
+    }
+
+    /// What names the endpoint in a session's token: of its workload and what is called. No address, since
+    /// there are few enough of those to try them all.
+    pub fn session_digest(&self, replica: &Replica) -> SessionDigest {
+        *replica.session.get_or_init(|| {
+            let mut context = Context::new(&SHA256);
+            for part in ["weft session 1", &*self.server_name, replica.endpoint.uid.as_str()] {
+                context.update(part.as_bytes());
+                context.update(&[0]);
+            }
+            let mut digest = SessionDigest::default();
+            digest.0.copy_from_slice(&context.finish().as_ref()[..size_of::<SessionDigest>()]);
+            digest
+        })
+    }
+
     /// Every pool, for sweeping.
     pub fn for_each_pool(&self, mut visit: impl FnMut(&Pool)) {
         for replica in &self.state.borrow().replicas {
@@ -174,6 +203,7 @@ impl Replica {
             failures: Cell::new(0),
             ejected_until: Cell::new(None),
             ends: RefCell::default(),
+            session: OnceCell::new(),
         }
     }
 
@@ -188,6 +218,7 @@ impl Replica {
             failures: self.failures.clone(),
             ejected_until: self.ejected_until.clone(),
             ends: RefCell::default(),
+            session: self.session.clone(),
         })
     }
 

@@ -14,7 +14,8 @@
 use super::balancer::Replica;
 use super::replay::Replay;
 use super::retry::{self, Answered, Next, TRIES_MAX};
-use super::{DIRECTION, Port, Target, ends_of, mirror, target_of};
+use super::session::Session;
+use super::{DIRECTION, Port, Target, backends, ends_of, mirror, target_of};
 use crate::deadline::Deadline;
 use crate::exchange::{Logged, Record, RequestBytes, count_request, observe};
 use crate::h1::{Delivered, Handler, SendError};
@@ -57,6 +58,8 @@ struct Plan {
     routed: Option<Routed>,
     /// Where copies of it go; none on most requests.
     mirrors: Vec<Rc<Port>>,
+    /// The session that the rule has it belong to.
+    session: Option<Session>,
     timeout: Option<Duration>,
     try_timeout: Option<Duration>,
 }
@@ -129,7 +132,7 @@ impl Outbound {
         let timeout_default = policy.config.request_timeout_default;
         if self.own {
             let timeout = timeout_default;
-            return Ok(Plan { port, routed: None, mirrors: Vec::new(), timeout, try_timeout: None });
+            return Ok(Plan::unrouted(port, timeout));
         }
         let model = port.model.clone();
         let chosen = {
@@ -145,7 +148,7 @@ impl Outbound {
             match model.routes.lookup(&facts) {
                 Lookup::Unrouted => {
                     let timeout = timeout_default;
-                    return Ok(Plan { port, routed: None, mirrors: Vec::new(), timeout, try_timeout: None });
+                    return Ok(Plan::unrouted(port, timeout));
                 }
                 Lookup::NotFound => return Err(local(Reason::RouteNotFound)),
                 Lookup::Unresolved(_) => return Err(local(Reason::ResourceUnresolved)),
@@ -156,6 +159,7 @@ impl Outbound {
         let origin = filter::has_cors(&rule.filters)
             .then(|| head.headers().get_str(Known::Origin).map(Box::from))
             .flatten();
+        let mut session = rule.session.as_ref().map(|policy| Session::read(policy, matched, head.headers()));
         filter::apply_to_request(head, &rule.filters, matched)?;
         let backend_of = |service: &Option<_>| {
             let model = service.as_ref().and_then(|named| model.backends.get(named));
@@ -163,9 +167,20 @@ impl Outbound {
         };
         let (backend, to) = if rule.backends.is_empty() {
             // No backends: the rule changes requests on their way to the Service that was called.
+            if let Some(session) = &mut session {
+                session.find(&port.balancer);
+            }
             (None, port.clone())
         } else {
-            let index = self.pick_backend(&rule.backends).ok_or_else(|| local(Reason::BackendInvalid))?;
+            // A session stays where it is, whatever the weights say now (GEP-1619).
+            let held = session.as_mut().and_then(|session| {
+                let is_there = |backend: &Backend| {
+                    backend_of(&backend.service).is_some_and(|port| session.find(&port.balancer))
+                };
+                rule.backends.iter().position(is_there)
+            });
+            let drawn = held.or_else(|| backends::draw(&rule.backends, &mut self.worker.random.borrow_mut()));
+            let index = drawn.ok_or_else(|| local(Reason::BackendInvalid))?;
             let backend = &rule.backends[index];
             filter::apply_to_request(head, &backend.filters, matched)?;
             (Some(index), backend_of(&backend.service).ok_or_else(|| local(Reason::BackendInvalid))?)
@@ -188,7 +203,7 @@ impl Outbound {
         };
         let try_timeout = rule.backend_request_timeout.filter(|timeout| !timeout.is_zero());
         let routed = Routed { route: chosen.route.clone(), rule: chosen.index, backend, origin };
-        Ok(Plan { port: to, routed: Some(routed), mirrors, timeout, try_timeout })
+        Ok(Plan { port: to, routed: Some(routed), mirrors, session, timeout, try_timeout })
     }
 
     /// Whether this request is one of the share.
@@ -196,22 +211,6 @@ impl Outbound {
         let denominator = usize::try_from(share.denominator).unwrap_or(usize::MAX);
         let drawn = self.worker.random.borrow_mut().below(denominator);
         share.takes(u32::try_from(drawn).unwrap_or(u32::MAX))
-    }
-
-    /// Draws a backend by weight; its index.
-    fn pick_backend(&self, backends: &[Backend]) -> Option<usize> {
-        let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
-        if backends.len() == 1 {
-            return (total > 0).then_some(0);
-        }
-        let total = usize::try_from(total).ok().filter(|total| *total > 0)?;
-        let mut drawn = self.worker.random.borrow_mut().below(total) as u64;
-        backends.iter().position(|backend| {
-            let weight = u64::from(backend.weight);
-            let here = drawn < weight;
-            drawn = drawn.saturating_sub(weight);
-            here
-        })
     }
 
     /// Makes tries until one answers, each at another endpoint.
@@ -241,7 +240,10 @@ impl Outbound {
         let pick = |tried: &[Rc<Replica>]| {
             port.balancer.pick(tried, &mut worker.random.borrow_mut(), Instant::now())
         };
-        let Some(mut replica) = pick(&tried) else { return Fared::local(Reason::EndpointsMissing, None, 1) };
+        let kept_with = plan.session.as_ref().and_then(Session::replica);
+        let Some(mut replica) = kept_with.or_else(|| pick(&tried)) else {
+            return Fared::local(Reason::EndpointsMissing, None, 1);
+        };
         loop {
             let tries = tried.len() + 1;
             progress.tries.set(tries);
@@ -484,7 +486,7 @@ impl Handler for Outbound {
             return self.answer(response, reason, record);
         }
         let headers = response.head.headers_mut();
-        if fared.replica.is_some_and(|replica| replica.identity.is_none()) {
+        if fared.replica.as_ref().is_some_and(|replica| replica.identity.is_none()) {
             strip_internal(headers);
         } else {
             // Said to this proxy; what it means for the application's callers is noted.
@@ -495,6 +497,10 @@ impl Handler for Outbound {
         }
         if let Some(routed) = &plan.routed {
             routed.apply_to_response(headers);
+            let policy = routed.route.rules[routed.rule].session.as_ref();
+            if let (Some(session), Some(policy), Some(replica)) = (&plan.session, policy, &fared.replica) {
+                session.answer(policy, plan.port.balancer.session_digest(replica), headers);
+            }
         }
         observe(response, record)
     }
@@ -507,6 +513,11 @@ impl Handler for Outbound {
 }
 
 impl Plan {
+    /// To the Service that was called.
+    fn unrouted(port: Rc<Port>, timeout: Option<Duration>) -> Self {
+        Self { port, routed: None, mirrors: Vec::new(), session: None, timeout, try_timeout: None }
+    }
+
     /// What the rule's owner wants tried again.
     fn retry(&self) -> Option<&RetryPolicy> {
         self.routed.as_ref().and_then(|routed| routed.route.rules[routed.rule].retry.as_ref())
