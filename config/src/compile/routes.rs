@@ -94,7 +94,7 @@ fn of_kind<'r>(documents: &'r Documents<'r>, kind: RouteKind) -> Vec<&'r Documen
         RouteKind::Tls => &documents.tls_routes,
         RouteKind::Tcp => &documents.tcp_routes,
     };
-    let mut all: Vec<_> = all.iter().collect();
+    let mut all: Vec<_> = all.iter().map(|document| &**document).collect();
     // As the data path ranks them.
     let age = |document: &Document<'r, Written>| document.metadata.created.unwrap_or(u64::MAX);
     all.sort_by(|one, other| {
