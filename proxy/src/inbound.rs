@@ -102,8 +102,7 @@ pub async fn serve_at(
             match Box::pin(plaintext::first(Rc::new(connection), &mut opening, silence)).await {
                 Some(First::Client(spoken)) => Some(spoken),
                 Some(First::Opaque(connection, opened)) => {
-                    plaintext::carry(connection, opening, opened).await;
-                    return;
+                    return plaintext::carry(connection, opening, opened, false).await;
                 }
                 None => None,
             }
@@ -121,12 +120,14 @@ pub async fn serve_at(
         }
         Some(spoken @ (Spoken::Tls(_) | Spoken::Opaque)) => {
             let connection = Connection::new(worker, application, client, local, None);
-            if let Spoken::Tls(hello) = &spoken
-                && let Some(pass) = probe_https::recognise(&connection, hello)
-            {
-                return probe_https::carry(Rc::new(connection), pass, opening.into_stream()).await;
+            let Spoken::Tls(hello) = spoken else {
+                return plaintext::serve(Rc::new(connection), opening, false).await;
+            };
+            let connection = Rc::new(connection.naming(hello.server_name.clone()));
+            match probe_https::recognise(&connection, &hello) {
+                Some(pass) => probe_https::carry(connection, pass, opening.into_stream()).await,
+                None => plaintext::serve(connection, opening, true).await,
             }
-            plaintext::serve(connection, opening, spoken).await;
         }
     }
 }

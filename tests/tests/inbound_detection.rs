@@ -125,6 +125,37 @@ async fn plaintext_http_and_the_mesh_are_served_beside_each_other_where_it_is_pe
 }
 
 #[tokio::test]
+async fn a_client_that_was_waited_for_is_judged_and_counted_once_as_what_it_turns_out_to_be() {
+    let application = Application::start("cart-1").await;
+    let policies = permissive() + "---\n" + &authorization("all", "cart", "ALLOW", "[{}]");
+    let mesh = Builder::undeclared(application.address()).policy("policies", &policies).start().await;
+    let decided = async || counted(&mesh, "weft_authorization_decisions_total", &[]).await;
+    // While it is silent, the application's side is connected as for opaque bytes; then it speaks HTTP.
+    let mut slow = Lines::open(inbound(&mesh)).await;
+    wait::until("the application's side is connected meanwhile", async || {
+        counted(&mesh, "weft_upstream_connections_total", &[("direction", "inbound")]).await == 1.0
+    })
+    .await;
+    assert_eq!(decided().await, 0.0, "nothing has come that could be judged");
+    assert_eq!(slow.ask("GET /items HTTP/1.1\r\nHost: cart\r\n\r\n").await, "HTTP/1.1 200 Fine\r\n");
+    assert_eq!(decided().await, 1.0, "one request");
+    // The same with opaque bytes.
+    let mut slow = Lines::open(inbound(&mesh)).await;
+    wait::until("the application's side is connected again", async || {
+        counted(&mesh, "weft_upstream_connections_total", &[("direction", "inbound")]).await == 2.0
+    })
+    .await;
+    slow.say("\x01\x02\n").await;
+    wait::until("it is carried", async || {
+        counted(&mesh, "istio_tcp_connections_opened_total", &[]).await == 1.0
+    })
+    .await;
+    assert_eq!(decided().await, 2.0, "one connection");
+    let admitted = [("verdict", "admitted")];
+    assert_eq!(counted(&mesh, "weft_inbound_plaintext_connections_total", &admitted).await, 2.0);
+}
+
+#[tokio::test]
 async fn the_applications_own_tls_counts_as_plaintext() {
     let authority = Authority::new("elsewhere.example");
     let svid = authority.issue(&Shape::svid("spiffe://elsewhere.example/ns/a/sa/b"));

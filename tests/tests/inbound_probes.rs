@@ -321,6 +321,34 @@ async fn an_https_probe_reaches_the_application_and_carries_little() {
 }
 
 #[tokio::test]
+async fn an_https_probe_to_a_port_that_lets_plaintext_in_is_anybodys_and_carries_all() {
+    let long = own_tls(vec![b'x'; 1 << 20]).await;
+    let probes = "probes: [{ httpGet: { path: /healthz, port: serving, scheme: HTTPS } }]";
+    let mesh = Builder::default()
+        .service("shop/cart")
+        .with_protocol("")
+        .mesh_config("{ nodeCidrs: [127.0.3.0/24] }")
+        .workload(Workload::new("shop/cart-1").serves(long).protocol("").spec(probes))
+        .policy("nobody", &authorization("nobody", "cart", "ALLOW", "[]"))
+        .policy("tls", &peer_authentication("cart", "cart", "PERMISSIVE"))
+        .start()
+        .await;
+    // No policy admits it: it passes as the probe that it may be, and within limits.
+    let answer = ask_tls(NODE, inbound(&mesh)).await.expect("the handshake fits");
+    assert!(answer.len() < 64 << 10, "{} bytes", answer.len());
+    mesh.enforce_policy("nobody", &authorization("everybody", "cart", "ALLOW", "[{}]")).await;
+    for source in [NODE, STRANGER] {
+        assert_eq!(
+            ask_tls(source, inbound(&mesh)).await.map(|answer| answer.len()),
+            Some(1 << 20),
+            "{source}"
+        );
+    }
+    let metrics = mesh.proxy("shop/cart-1").metrics().await;
+    assert_eq!(metrics.sum("weft_inbound_probes_total", &[("kind", "https")]), 1.0);
+}
+
+#[tokio::test]
 async fn without_an_https_probe_the_applications_tls_is_refused_from_a_node() {
     let application = own_tls(b"HTTP/1.1 200 OK\r\n\r\n".to_vec()).await;
     let mesh = cart(application, "[{ httpGet: { path: /healthz, port: serving } }]").await;

@@ -104,6 +104,42 @@ mod tests {
         assert_eq!(other(root, 7, Some(9)).unwrap(), Some(10), "another one takes its place");
     }
 
+    #[test]
+    fn a_process_whose_name_cannot_be_read_is_there_all_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        fs::create_dir(root.join("9")).unwrap();
+        // A name of two-byte letters, cut at 15 bytes.
+        fs::write(root.join("9/stat"), [b"9 (\xc3\xa9\xc3\xa9\xc3", &b") S 0 9 9"[..]].concat()).unwrap();
+        assert_eq!(other(root, 7, None).unwrap(), Some(9));
+        assert_eq!(other(root, 7, Some(9)).unwrap(), Some(9));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_cannot_be_looked_at_is_not_taken_for_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().to_owned();
+        put(&root, 4_194_305, "4194305 (job) S 1 1 1");
+        let started = tokio::time::Instant::now();
+        let gone = async {
+            alone(&root).await;
+            started.elapsed()
+        };
+        let watched = async {
+            tokio::join!(gone, async {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                // Nothing can be read from a directory, whoever asks.
+                fs::remove_file(root.join("4194305/stat")).unwrap();
+                fs::create_dir(root.join("4194305/stat")).unwrap();
+                assert!(other(&root, 7, Some(4_194_305)).is_err());
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                fs::remove_dir_all(root.join("4194305")).unwrap();
+            })
+        };
+        let (at, ()) = tokio::time::timeout(Duration::from_secs(70), watched).await.expect("it notices");
+        assert!(at >= Duration::from_secs(65), "taken for gone after {at:?}");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn nobody_is_not_gone_before_somebody_was_there() {
         let directory = tempfile::tempdir().unwrap();

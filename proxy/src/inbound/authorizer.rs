@@ -314,7 +314,10 @@ fn denial(denied: wire::DeniedHttpResponse) -> Result<Response, String> {
     if denied.headers.len() > EDITS_MAX {
         return Err("it wants to set too many fields".to_owned());
     }
-    if !denied.body.is_empty() {
+    // 204 and 304 end with their head (RFC 9110, section 6.4.1).
+    if matches!(status.as_u16(), 204 | 304) {
+        response.body = Body::Empty;
+    } else if !denied.body.is_empty() {
         response.body = Body::from(Bytes::from(denied.body));
     }
     for option in denied.headers {

@@ -19,7 +19,7 @@
 use super::DIRECTION;
 use super::authorizer::{self, Agreed, Answer, Edits};
 use super::connection::Connection;
-use super::judge::{Denied, Marks, Next, Question};
+use super::judge::{Denied, Marks, Next, Question, Rejudged};
 use super::probe;
 use super::revoke::{self, Live};
 use super::token;
@@ -202,6 +202,16 @@ impl Came {
     }
 }
 
+/// What the log says of a request: not what may be a token, whether it was looked at or not.
+fn logged(head: &RequestHead, policy: &Policy) -> Logged {
+    if !token::may_be_in_query(head, &policy.own.tokens) {
+        return Logged::new(head);
+    }
+    let mut shown = head.clone();
+    token::hide(&mut shown, &policy.own.tokens);
+    Logged::new(&shown)
+}
+
 impl Handler for Inbound {
     async fn call(&self, mut request: Request) -> Response {
         let came = Came::new(&request.head, self.connection.peer().is_some(), Instant::now());
@@ -250,14 +260,15 @@ impl Handler for Inbound {
                         if policy.version == held {
                             Ok(())
                         } else {
-                            judged.judge_anew(&self.connection, &policy).map(|anew| head = anew)
+                            let anew = judged.judge(&self.connection, &policy);
+                            anew.and_then(Rejudged::into_head).map(|anew| head = anew)
                         }
                     }
                     Err(Refusal::Denied(denied)) => Err(denied),
                     Err(Refusal::Answer(response)) => {
                         let reason = Reason::ExternalAuthorizerDenied;
                         worker.metrics.answered(DIRECTION, reason);
-                        let mut record = self.record(Logged::new(&head), marks, came);
+                        let mut record = self.record(logged(&head, &policy), marks, came);
                         record.reason = Some(reason);
                         record.detail = Some(question.by);
                         return observe(respond::for_client(*response, reason, grpc), record);
@@ -268,14 +279,14 @@ impl Handler for Inbound {
         };
         if let Err(denied) = next {
             let challenge = token::challenge(&head, denied.reason).filter(|_| !grpc);
-            let mut response = self.answer(denied, self.record(Logged::new(&head), marks, came));
+            let mut response = self.answer(denied, self.record(logged(&head, &policy), marks, came));
             if let Some(challenge) = challenge {
                 // Of letters that the target's grammar allows.
                 let _ = response.head.headers_mut().append("www-authenticate", challenge.as_bytes());
             }
             return response;
         }
-        let logged = Logged::new(&head);
+        let logged = logged(&head, &policy);
         let headers = head.headers_mut();
         headers.remove_hop_by_hop(upgrade);
         if let Some(certificate) = &self.client_certificate
@@ -369,7 +380,8 @@ impl Handler for Inbound {
     }
 
     fn refuse(&self, reason: Reason, head: Option<&RequestHead>) -> Response {
-        let logged = head.map(Logged::new).unwrap_or_default();
+        let policy = self.connection.worker().policy.current();
+        let logged = head.map(|head| logged(head, &policy)).unwrap_or_default();
         let record = self.record(logged, Marks::default(), Came::nothing(Instant::now()));
         self.answer(Denied { reason, detail: None, undelivered: false }, record)
     }

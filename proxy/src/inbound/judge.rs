@@ -63,10 +63,28 @@ pub struct Question {
 /// When something is judged, and which external authorizer has agreed to it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Occasion<'a> {
+    /// Nobody knows yet what it is: nothing is counted, and nothing told.
+    Trial(Option<&'a str>),
     /// It has just come.
     First(Option<&'a str>),
     /// The policy has changed: what is still admitted was counted before.
     Again(Option<&'a str>),
+}
+
+/// A request that another policy admits, too.
+#[derive(Debug)]
+pub struct Rejudged<'h> {
+    head: Cow<'h, RequestHead>,
+    target: Option<String>,
+}
+
+// === impl Occasion ===
+
+impl<'a> Occasion<'a> {
+    fn agreed(self) -> Option<&'a str> {
+        let (Self::Trial(agreed) | Self::First(agreed) | Self::Again(agreed)) = self;
+        agreed
+    }
 }
 
 // === impl Denied ===
@@ -75,6 +93,19 @@ impl Denied {
     /// Refused for good, or so that another endpoint may take it.
     pub fn new(reason: Reason, detail: Option<String>, undelivered: bool) -> Self {
         Self { reason, detail, undelivered }
+    }
+}
+
+// === impl Rejudged ===
+
+impl Rejudged<'_> {
+    /// What is forwarded under that policy.
+    pub fn into_head(self) -> Result<RequestHead, Denied> {
+        let mut head = self.head.into_owned();
+        if let Some(target) = self.target {
+            head.set_path_and_query(&target).map_err(|error| malformed(error.to_string()))?;
+        }
+        Ok(head)
     }
 }
 
@@ -101,7 +132,7 @@ impl Connection {
         marks: &mut Marks,
     ) -> Result<(Next, Option<Rc<Accepted>>), Denied> {
         // Before anything of it is looked at: what is not for this workload is not malformed.
-        self.admit(policy).inspect_err(|_| token::hide(head, &policy.own.tokens))?;
+        self.admit(policy)?;
         let token = self.authenticate(head, policy, at)?;
         let (target, next) = self.judge_head(head, policy, token.as_deref(), Occasion::First(None), marks)?;
         if let Some(target) = target {
@@ -128,54 +159,29 @@ impl Connection {
     }
 
     /// Judges a request again that was admitted at that time, with what an authorizer made of it. `head`:
-    /// as it came.
-    pub fn judge_request_again(
+    /// as it came; copied only where something of it must be changed to be judged.
+    pub fn judge_request_again<'h>(
         &self,
-        head: &RequestHead,
+        head: &'h RequestHead,
         policy: &Policy,
         at: i64,
         agreed: Option<&Agreed>,
-    ) -> Result<(), Denied> {
+    ) -> Result<Rejudged<'h>, Denied> {
         self.admit(policy)?;
-        let occasion = Occasion::Again(agreed.map(|agreed| &*agreed.provider));
-        let mut marks = Marks::default();
-        let (_, next) = if policy.own.tokens.is_empty() && agreed.is_none() {
-            self.judge_head(head, policy, None, occasion, &mut marks)?
-        } else {
-            let mut head = head.clone();
-            let token = self.authenticate(&mut head, policy, at)?;
-            if let Some(agreed) = agreed {
-                let applied = agreed.edits.apply(head.headers_mut());
-                applied.map_err(|error| malformed(error.to_string()))?;
-            }
-            self.judge_head(&head, policy, token.as_deref(), occasion, &mut marks)?
-        };
-        unasked(next)
-    }
-
-    /// Judges a request anew, of which nothing was sent yet, and makes of it what is forwarded under
-    /// this policy. `head`: as it came.
-    pub fn judge_request_anew(
-        &self,
-        head: &RequestHead,
-        policy: &Policy,
-        at: i64,
-        agreed: Option<&Agreed>,
-    ) -> Result<RequestHead, Denied> {
-        self.admit(policy)?;
-        let mut head = head.clone();
-        let token = self.authenticate(&mut head, policy, at)?;
+        let mut head = Cow::Borrowed(head);
+        let mut token = None;
+        if !policy.own.tokens.is_empty() {
+            token = self.authenticate(head.to_mut(), policy, at)?;
+        }
         if let Some(agreed) = agreed {
-            agreed.edits.apply(head.headers_mut()).map_err(|error| malformed(error.to_string()))?;
+            let applied = agreed.edits.apply(head.to_mut().headers_mut());
+            applied.map_err(|error| malformed(error.to_string()))?;
         }
         let occasion = Occasion::Again(agreed.map(|agreed| &*agreed.provider));
         let (target, next) =
             self.judge_head(&head, policy, token.as_deref(), occasion, &mut Marks::default())?;
-        if let Some(target) = target {
-            head.set_path_and_query(&target).map_err(|error| malformed(error.to_string()))?;
-        }
         unasked(next)?;
-        Ok(head)
+        Ok(Rejudged { head, target })
     }
 
     fn authenticate(
@@ -188,25 +194,33 @@ impl Connection {
         token.map_err(|error| Denied::new(error.reason(), Some(error.to_string()), false))
     }
 
+    /// What would become of a connection if it carried opaque bytes. Nothing is counted.
+    pub fn try_opaque(&self, policy: &Policy) -> Result<Next, Denied> {
+        self.judge_opaque_at(policy, Occasion::Trial(self.agreed().as_deref()), &mut Marks::default())
+    }
+
     /// Judges a connection of opaque bytes that has just come.
-    pub fn judge_opaque(
-        &self,
-        policy: &Policy,
-        agreed: Option<&str>,
-        marks: &mut Marks,
-    ) -> Result<Next, Denied> {
-        self.admit(policy)?;
-        let next = self.authorize(policy, None, Occasion::First(agreed), marks)?;
-        self.takes_opaque(policy)?;
-        Ok(next)
+    pub fn judge_opaque(&self, policy: &Policy, marks: &mut Marks) -> Result<Next, Denied> {
+        self.judge_opaque_at(policy, Occasion::First(self.agreed().as_deref()), marks)
     }
 
     /// Judges a connection of opaque bytes again that was admitted.
     pub fn judge_opaque_again(&self, policy: &Policy) -> Result<(), Denied> {
-        self.admit(policy)?;
         let agreed = self.agreed();
-        unasked(self.authorize(policy, None, Occasion::Again(agreed.as_deref()), &mut Marks::default())?)?;
-        self.takes_opaque(policy)
+        let occasion = Occasion::Again(agreed.as_deref());
+        self.judge_opaque_at(policy, occasion, &mut Marks::default()).and_then(unasked)
+    }
+
+    fn judge_opaque_at(
+        &self,
+        policy: &Policy,
+        occasion: Occasion<'_>,
+        marks: &mut Marks,
+    ) -> Result<Next, Denied> {
+        self.admit(policy)?;
+        let next = self.authorize(policy, None, occasion, marks)?;
+        self.takes_opaque(policy)?;
+        Ok(next)
     }
 
     // What the client calls its bytes never helps it: a port that is declared as HTTP takes none that
@@ -286,15 +300,15 @@ impl Connection {
         let rules = &policy.own.authorization;
         let judgement = rules.judge(&facts);
         // CUSTOM goes before DENY and ALLOW, as in Istio; what is not held denies before all.
-        let (Occasion::First(agreed) | Occasion::Again(agreed)) = occasion;
         if let Some(decider) = judgement.custom
             && !matches!(judgement.verdict, Verdict::Unresolved(_))
-            && decider.policy.provider.as_deref() != agreed
+            && decider.policy.provider.as_deref() != occasion.agreed()
         {
             let provider = decider.policy.provider.clone().unwrap_or_default();
             return Ok(Next::Ask(Question { provider, by: decider.to_string() }));
         }
-        let first = matches!(occasion, Occasion::First(_));
+        let (first, counts) =
+            (matches!(occasion, Occasion::First(_)), !matches!(occasion, Occasion::Trial(_)));
         if first {
             self.note(policy, &judgement, marks);
         }
@@ -307,19 +321,25 @@ impl Connection {
                 Ok(Next::Pass)
             }
             Verdict::Denied(decider) => {
-                self.decided(policy, "deny", Some(decider));
+                if counts {
+                    self.decided(policy, "deny", Some(decider));
+                }
                 denied(decider.to_string())
             }
             Verdict::NotAllowed => {
-                self.decided(policy, "deny", None);
+                if counts {
+                    self.decided(policy, "deny", None);
+                }
                 denied(match rules.nearest_miss(&facts, NEAREST_MISS_BUDGET) {
                     Some(nearest) => format!("no ALLOW policy matches; {nearest}"),
                     None => "no ALLOW policy matches".to_owned(),
                 })
             }
             Verdict::Unresolved(missing) => {
-                let metrics = &self.worker().metrics;
-                metrics.decided(policy.version, "deny", 0, 1, || "unresolved".to_owned());
+                if counts {
+                    let metrics = &self.worker().metrics;
+                    metrics.decided(policy.version, "deny", 0, 1, || "unresolved".to_owned());
+                }
                 let detail = Some(format!("{missing} is not held"));
                 Err(Denied::new(Reason::AuthorizationUnresolved, detail, false))
             }

@@ -5,12 +5,14 @@
 //! policy would let opaque bytes pass at all. A port that carries HTTP never gets there.
 
 use super::connection::Connection;
+use super::judge::Denied;
 use super::plaintext_clients::Verdict;
 use super::tcp::{self, Opened};
 use crate::detect::{self, DEFAULT_SILENCE_MAX, Expect, Opening, Spoken};
 use crate::policy::Policy;
 use crate::worker::Worker;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -19,8 +21,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 pub enum First {
     /// The client spoke.
     Client(Spoken),
-    /// The application did.
-    Opaque(Rc<Connection>, Opened),
+    /// The application did, or the client spoke what is neither the mesh's nor HTTP: what came of the trial
+    /// whether it may.
+    Opaque(Rc<Connection>, Result<Opened, Denied>),
 }
 
 /// Finds out who speaks first. `None`: nobody, or the connection broke.
@@ -35,17 +38,35 @@ pub async fn first(connection: Rc<Connection>, opening: &mut Opening, silence: D
         Err(_) if opening.has_begun() => return spoken(opening).await,
         Err(_) => {}
     }
+    let tried_by = connection.worker().policy.version();
+    let tried = connection.clone();
+    let mut trial = pin!(tcp::open(&tried));
     let opened = tokio::select! {
         biased;
-        opened = tcp::open(&connection) => opened,
-        said = spoken(opening) => return said,
+        opened = &mut trial => opened,
+        said = spoken(opening) => match said {
+            // It goes on: an external authorizer is asked once.
+            Some(First::Client(Spoken::Opaque)) => return Some(First::Opaque(connection, trial.await)),
+            said => return said,
+        },
     };
-    // What may not pass as opaque may still be HTTP, or the mesh's: it is waited for.
-    let Ok(mut opened) = opened else { return spoken(opening).await };
+    let mut opened = match opened {
+        Ok(opened) => opened,
+        // What may not pass as opaque may still be HTTP, or the mesh's: it is waited for.
+        Err(denied) => {
+            return Some(match spoken(opening).await? {
+                // Whoever denied it is not asked again.
+                First::Client(Spoken::Opaque) if connection.worker().policy.version() == tried_by => {
+                    First::Opaque(connection, Err(denied))
+                }
+                said => said,
+            });
+        }
+    };
     let said = tokio::select! {
         biased;
         heard = opened.hear() => match heard {
-            Ok(_) => return Some(First::Opaque(connection, opened)),
+            Ok(_) => return Some(First::Opaque(connection, Ok(opened))),
             // Nothing of the application's is held for who may not go on.
             Err(_) => {
                 drop(opened);
@@ -56,7 +77,7 @@ pub async fn first(connection: Rc<Connection>, opening: &mut Opening, silence: D
     };
     match said {
         // The connection that was made is the one that carries what the client says.
-        Some(First::Client(Spoken::Opaque | Spoken::Nothing)) => Some(First::Opaque(connection, opened)),
+        Some(First::Client(Spoken::Opaque | Spoken::Nothing)) => Some(First::Opaque(connection, Ok(opened))),
         Some(First::Client(spoken)) => {
             if spoken.is_http() {
                 opened.park(&connection);
@@ -98,22 +119,20 @@ pub fn source(policy: &Policy, client: SocketAddr) -> &'static str {
     if policy.config.is_outside(client.ip()) { "outside" } else { "mesh" }
 }
 
-/// Carries what was admitted while nobody had spoken.
-pub async fn carry(connection: Rc<Connection>, opening: Opening, opened: Opened) {
-    count(&connection, "admitted");
-    let (stream, buffered) = opening.into_parts();
-    tcp::carry_over(connection, opened, stream, buffered).await;
+/// Serves a client that said what is neither the mesh's nor HTTP. `tls`: the application's own.
+pub async fn serve(connection: Rc<Connection>, opening: Opening, tls: bool) {
+    let opened = tcp::open(&connection).await;
+    carry(connection, opening, opened, tls).await;
 }
 
-/// Serves a client that said what is neither the mesh's nor HTTP.
-pub async fn serve(connection: Connection, opening: Opening, spoken: Spoken) {
-    let (tls, server_name) = match spoken {
-        Spoken::Tls(hello) => (true, hello.server_name),
-        _ => (false, None),
-    };
-    let connection = Rc::new(connection.naming(server_name));
-    match tcp::open(&connection).await {
-        Ok(opened) => carry(connection, opening, opened).await,
+/// Carries a connection of opaque bytes, if it may. `opened`: what came of the trial.
+pub async fn carry(connection: Rc<Connection>, opening: Opening, opened: Result<Opened, Denied>, tls: bool) {
+    match tcp::judge(&connection, opened) {
+        Ok(opened) => {
+            count(&connection, "admitted");
+            let (stream, buffered) = opening.into_parts();
+            tcp::carry_over(connection, opened, stream, buffered).await;
+        }
         Err(denied) => {
             // Whoever could not be served, but was let in, has to move before the port can be STRICT.
             let admitted = connection.admit(&connection.worker().policy.current()).is_ok();

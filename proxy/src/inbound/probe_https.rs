@@ -6,6 +6,7 @@
 
 use super::DIRECTION;
 use super::connection::Connection;
+use super::judge::Next;
 use super::probe::Pass;
 use super::revoke::Live;
 use crate::detect::client_hello::ClientHello;
@@ -36,9 +37,14 @@ impl Drop for Open<'_> {
 }
 
 /// The pass of a connection from a node to a port with an HTTPS probe, whose client speaks the
-/// application's TLS.
+/// application's TLS. Where the policy lets it in as anybody's plaintext it needs none, and no limits.
 pub fn recognise(connection: &Connection, hello: &ClientHello) -> Option<Pass> {
-    (hello.whole && !hello.mesh).then(|| declared(connection)).flatten()
+    if !hello.whole || hello.mesh {
+        return None;
+    }
+    let pass = declared(connection)?;
+    let policy = connection.worker().policy.current();
+    (!matches!(connection.try_opaque(&policy), Ok(Next::Pass))).then_some(pass)
 }
 
 fn declared(connection: &Connection) -> Option<Pass> {

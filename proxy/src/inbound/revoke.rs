@@ -8,7 +8,7 @@
 
 use super::authorizer::Agreed;
 use super::connection::Connection;
-use super::judge::Denied;
+use super::judge::{Denied, Rejudged};
 use super::probe::Pass;
 use crate::http::{RequestHead, Revocable};
 use crate::policy::Policy;
@@ -61,13 +61,8 @@ pub struct LiveSet {
 
 impl Request {
     /// Judges it again.
-    pub fn judge(&self, connection: &Connection, policy: &Policy) -> Result<(), Denied> {
+    pub fn judge(&self, connection: &Connection, policy: &Policy) -> Result<Rejudged<'_>, Denied> {
         connection.judge_request_again(&self.head, policy, self.at, self.agreed.as_ref())
-    }
-
-    /// Judges it before anything of it was sent; what is then to be sent.
-    pub fn judge_anew(&self, connection: &Connection, policy: &Policy) -> Result<RequestHead, Denied> {
-        connection.judge_request_anew(&self.head, policy, self.at, self.agreed.as_ref())
     }
 }
 
@@ -132,7 +127,7 @@ impl Live {
     pub fn judged_by(&self, policy: &Policy) -> Result<(), Denied> {
         match (&self.pass, &self.request) {
             (Some(pass), _) => pass.judge(&self.connection, policy),
-            (None, Some(request)) => request.judge(&self.connection, policy),
+            (None, Some(request)) => request.judge(&self.connection, policy).map(drop),
             (None, None) => self.connection.judge_opaque_again(policy),
         }
     }

@@ -1,4 +1,4 @@
-//! Opaque bytes on their way in: authorized once, by identity, address and port, then carried.
+//! Opaque bytes on their way in: authorized by identity, address and port, then carried.
 //!
 //! There is no HTTP to look at, so an HTTP field of a rule never admits (see the model), and a port
 //! that carries HTTP refuses them. What is denied is closed before the application sees a connection.
@@ -54,7 +54,8 @@ impl Opened {
 /// Carries a connection to the application until both sides have ended, if it may, and for as long as
 /// it may.
 pub async fn carry(connection: Rc<Connection>, client: Stream, buffered: Bytes) {
-    match open(&connection).await {
+    let opened = open(&connection).await;
+    match judge(&connection, opened) {
         Ok(opened) => carry_over(connection, opened, client, buffered).await,
         Err(denied) => {
             refuse(&connection, &denied);
@@ -63,11 +64,15 @@ pub async fn carry(connection: Rc<Connection>, client: Stream, buffered: Bytes) 
     }
 }
 
-/// Connects to the application, if the connection may be carried.
-pub async fn open(connection: &Rc<Connection>) -> Result<Opened, Denied> {
-    let worker = connection.worker();
+/// Judges a connection of which it is known by now that it carries opaque bytes; counted here alone.
+/// `opened`: what came of the trial.
+pub fn judge(connection: &Connection, opened: Result<Opened, Denied>) -> Result<Opened, Denied> {
+    if opened.as_ref().is_ok_and(|opened| opened.live.reason().is_some()) {
+        // A change of the policy has found it: that is counted and told, and it ends at once.
+        return opened;
+    }
     let mut marks = Marks::default();
-    let judged = Box::pin(admit(connection, &mut marks)).await;
+    let judged = connection.judge_opaque(&connection.worker().policy.current(), &mut marks);
     if !marks.is_empty() {
         tracing::info!(
             client = %connection.client(),
@@ -77,7 +82,18 @@ pub async fn open(connection: &Rc<Connection>) -> Result<Opened, Denied> {
             "opaque connection marked"
         );
     }
-    judged?;
+    let opened = opened?;
+    match judged? {
+        Next::Pass => Ok(opened),
+        Next::Ask(_) => Err(asked_too_late()),
+    }
+}
+
+/// Connects to the application, if the connection may be carried. A trial: the client may turn out to
+/// speak HTTP, to be judged by that, so that nothing is counted or told.
+pub async fn open(connection: &Rc<Connection>) -> Result<Opened, Denied> {
+    let worker = connection.worker();
+    Box::pin(admit(connection)).await?;
     let application = connection.application();
     let live = Live::new(connection.clone(), None, Some(application.begin()));
     match application.connect_opaque(worker).await {
@@ -121,10 +137,15 @@ pub async fn carry_over(connection: Rc<Connection>, opened: Opened, client: Stre
     }
 }
 
-/// Judges a connection that has just come; an external authorizer is told of its two ends.
-async fn admit(connection: &Connection, marks: &mut Marks) -> Result<(), Denied> {
+fn asked_too_late() -> Denied {
+    let detail = "another authorizer is to be asked now".to_owned();
+    Denied::new(Reason::AuthorizationUnresolved, Some(detail), false)
+}
+
+/// Whether a connection may be carried; an external authorizer is told of its two ends.
+async fn admit(connection: &Connection) -> Result<(), Denied> {
     let policy = connection.worker().policy.current();
-    let question = match connection.judge_opaque(&policy, None, marks)? {
+    let question = match connection.try_opaque(&policy)? {
         Next::Pass => return Ok(()),
         Next::Ask(question) => question,
     };
@@ -151,8 +172,8 @@ async fn admit(connection: &Connection, marks: &mut Marks) -> Result<(), Denied>
     }
     connection.agree(question.provider.clone());
     // It took its time: what holds now is what counts.
-    match connection.judge_opaque(&connection.worker().policy.current(), Some(&question.provider), marks)? {
+    match connection.try_opaque(&connection.worker().policy.current())? {
         Next::Pass => Ok(()),
-        Next::Ask(_) => denied(Reason::AuthorizationUnresolved, "another authorizer is to be asked now"),
+        Next::Ask(_) => Err(asked_too_late()),
     }
 }

@@ -99,7 +99,16 @@ pub fn authenticate(
     }
 }
 
-/// Takes whatever may be a token out of a request that nobody looks at: the log must not see it.
+/// Whether the query holds what may be a token: one that nobody has looked at, or that is forwarded.
+pub fn may_be_in_query(head: &RequestHead, set: &RequestAuthenticationSet) -> bool {
+    let Some(query) = head.query() else { return false };
+    set.places().iter().any(|place| match place {
+        TokenPlace::Query(name) => parameters(query).any(|(key, _)| *decode(key) == *name.as_bytes()),
+        TokenPlace::Header { .. } | TokenPlace::Cookie(_) => false,
+    })
+}
+
+/// Takes whatever may be a token out of a request: the log must not see it.
 pub fn hide(head: &mut RequestHead, set: &RequestAuthenticationSet) {
     remove(head, set.places(), None);
 }

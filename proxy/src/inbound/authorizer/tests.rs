@@ -76,6 +76,25 @@ fn a_denial_is_passed_on_as_given() {
 }
 
 #[test]
+fn a_denial_of_a_status_without_a_body_has_none() {
+    for code in [204, 304] {
+        let denied = wire::DeniedHttpResponse {
+            status: Some(wire::HttpStatus { code }),
+            body: "HTTP/1.1 200 OK".into(),
+            ..Default::default()
+        };
+        let said = Some(HttpResponse::DeniedResponse(denied));
+        let Answer::Denied(response) =
+            understand(wire::CheckResponse { status: status(7), http_response: said })
+        else {
+            panic!("a denial was opened")
+        };
+        assert_eq!(i32::from(response.head.status.as_u16()), code);
+        assert!(matches!(response.body, Body::Empty), "{code}");
+    }
+}
+
+#[test]
 fn a_denial_that_cannot_be_passed_on_as_worded_is_still_one() {
     let worded = |code, headers| wire::DeniedHttpResponse {
         status: Some(wire::HttpStatus { code }),

@@ -254,3 +254,90 @@ fn the_challenge_names_the_resource_and_not_the_query() {
     assert_eq!(said, r#"Bearer realm="http://cart.shop/a/b", error="invalid_token""#);
     assert_eq!(challenge(&head, Reason::AuthorizationDenied), None);
 }
+
+/// The public key of RFC 7515, appendix A.2.
+const RSA: &str = r#"{"kty":"RSA","n":"ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ","e":"AQAB"}"#;
+
+const RFC_CLAIMS: &str =
+    "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
+
+const RFC_SIGNATURE: &str = "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw";
+
+#[test]
+fn the_published_token_is_accepted_and_its_unsigned_and_shared_secret_kin_are_not() {
+    let keys = weft_model::jwks::KeySet::parse(format!("{{\"keys\":[{RSA}]}}").as_bytes()).unwrap().keys;
+    let set = set(JwtRule { issuer: "joe".into(), keys: Some(keys.into()), ..Issuer::new().rule() });
+    // A moment before it expires, with the leeway and without.
+    let expires = 1_300_819_380;
+    let ask = |token: &str, at| {
+        let mut head = head("/", &[("authorization", &format!("Bearer {token}"))]);
+        authenticate(&mut head, &set, &TokenCache::default(), at).map_err(|Refused(error)| error)
+    };
+    let signed = format!("eyJhbGciOiJSUzI1NiJ9.{RFC_CLAIMS}.{RFC_SIGNATURE}");
+    assert_eq!(ask(&signed, expires).unwrap().unwrap().token.issuer(), "joe");
+    assert_eq!(ask(&signed, expires + CLOCK_LEEWAY), Err(TokenError::Expired));
+    // RFC 7515, appendices A.1 (HS256) and A.5 (none); RFC 7520, section 4.4 (HS256); and headers of one's own.
+    let none = format!("eyJhbGciOiJub25lIn0.{RFC_CLAIMS}.");
+    let shared = format!(
+        "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.{RFC_CLAIMS}.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
+    );
+    let named = "eyJhbGciOiJIUzI1NiIsImtpZCI6IjAxOGMwYWU1LTRkOWItNDcxYi1iZmQ2LWVlZjMxNGJjNzAzNyJ9";
+    let cookbook = format!("{named}.{RFC_CLAIMS}.s0h6KThzkfBBBkLspW1h84VsJZFTsPPqMDA7g1Md7p0");
+    for token in [none, shared, cookbook] {
+        assert_eq!(ask(&token, expires), Err(TokenError::Algorithm), "{token}");
+    }
+    for name in ["None", "NONE", "nOnE", "rs256", "RS256 ", "HS384", "HS512", "RSA1_5", "dir", "ES256K", ""] {
+        let header = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"{name}"}}"#));
+        for signature in [RFC_SIGNATURE, ""] {
+            let token = format!("{header}.{RFC_CLAIMS}.{signature}");
+            assert_eq!(ask(&token, expires), Err(TokenError::Algorithm), "{token}");
+        }
+    }
+}
+
+#[test]
+fn the_key_that_a_token_names_is_the_one_and_without_a_name_each_that_fits_is_tried() {
+    let pair = |seed: u8| Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+    let key = |seed: u8, id: Option<&str>| Jwk {
+        id: id.map(Into::into),
+        algorithm: None,
+        material: KeyMaterial::Ed25519(pair(seed).public_key().as_ref().into()),
+    };
+    let token = |seed: u8, more: &str| {
+        let header = format!(r#"{{"alg":"EdDSA"{more}}}"#);
+        let signed = [&*header, r#"{"iss":"me"}"#].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(pair(seed).sign(signed.as_bytes())))
+    };
+    let keys = vec![key(1, Some("one")), key(2, Some("two")), key(3, None)];
+    let set = set(JwtRule { keys: Some(keys.into()), ..Issuer::new().rule() });
+    let cache = TokenCache::default();
+    let ask = |token: &str| {
+        let mut head = head("/", &[("authorization", &format!("Bearer {token}"))]);
+        let before = cache.checks();
+        let said = authenticate(&mut head, &set, &cache, NOW).map_err(|Refused(error)| error);
+        (said.map(|accepted| accepted.is_some()), cache.checks() - before)
+    };
+    // Named: that key, and those without a name, which may be it.
+    assert_eq!(ask(&token(1, r#","kid":"one""#)), (Ok(true), 1));
+    assert_eq!(ask(&token(2, r#","kid":"two""#)), (Ok(true), 1));
+    assert_eq!(ask(&token(3, r#","kid":"three""#)), (Ok(true), 1));
+    assert_eq!(ask(&token(2, r#","kid":"one""#)), (Err(TokenError::Signature), 2));
+    assert_eq!(ask(&token(4, r#","kid":"four""#)), (Err(TokenError::Signature), 1));
+    // Not named: each.
+    assert_eq!(ask(&token(2, "")), (Ok(true), 2));
+    assert_eq!(ask(&token(4, "")), (Err(TokenError::Signature), 3));
+    // What a token says of keys and of itself changes nothing, or ends it.
+    let own = URL_SAFE_NO_PAD.encode(pair(4).public_key().as_ref());
+    let jwk =
+        format!(r#","jwk":{{"kty":"OKP","crv":"Ed25519","x":"{own}"}},"jku":"https://evil.example/keys""#);
+    assert_eq!(ask(&token(4, &jwk)), (Err(TokenError::Signature), 3));
+    for critical in
+        [r#","crit":["exp"]"#, r#","crit":[]"#, r#","crit":null"#, r#","b64":false,"crit":["b64"]"#]
+    {
+        assert_eq!(ask(&token(1, critical)), (Err(TokenError::Critical), 0), "{critical}");
+    }
+    for kid in ["1", "null", "[\"one\"]", "{}"] {
+        let named = format!(r#","kid":{kid}"#);
+        assert_eq!(ask(&token(1, &named)), (Err(TokenError::Member("kid")), 0), "{kid}");
+    }
+}
