@@ -1,5 +1,17 @@
 //! An external authorizer: a gRPC server that speaks Envoy's `ext_authz`, and answers as the request's own
-//! header `x-ask` says.
+//! header `x-ask` says, or as [`Authorizer::wishes`] where there is none, as about opaque bytes.
+//!
+//! | wish | answer |
+//! |---|---|
+//! | `deny` | 429 with a field and a body |
+//! | `huge` | the same with 300 KiB |
+//! | `edit` | agreed, with edits of request and answer |
+//! | `smuggle` | agreed, with an edit that frames the message |
+//! | `error` | gRPC status 13 |
+//! | `garbage` | no message |
+//! | `silence` | none |
+//! | `wait W` | W, once [`Authorizer::release`] is called |
+//! | anything else | agreed |
 
 use crate::http2::send_all;
 use crate::wait;
@@ -11,14 +23,22 @@ use prost::Message;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use weft_model::proto::ext_authz as wire;
 
 /// A running authorizer.
 #[derive(Debug)]
 pub struct Authorizer {
     address: SocketAddr,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    state: Arc<State>,
     task: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    asked: Mutex<Vec<Asked>>,
+    wish: Mutex<String>,
+    released: watch::Sender<u64>,
 }
 
 /// One question.
@@ -28,6 +48,8 @@ pub struct Asked {
     pub call: (String, String),
     /// What it is about.
     pub attributes: wire::AttributeContext,
+    /// The message as it came.
+    pub message: Vec<u8>,
 }
 
 impl Asked {
@@ -43,14 +65,14 @@ impl Authorizer {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
-        let shared = asked.clone();
+        let state: Arc<State> = Arc::default();
+        let shared = state.clone();
         let task = wait::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 wait::spawn(serve(stream, shared.clone()));
             }
         });
-        Self { address, asked, task }
+        Self { address, state, task }
     }
 
     /// Where it listens.
@@ -60,7 +82,22 @@ impl Authorizer {
 
     /// All questions so far.
     pub fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().expect("no panic while it is held").clone()
+        self.state.asked.lock().expect("no panic while it is held").clone()
+    }
+
+    /// Waits until so many questions have come.
+    pub async fn arrived(&self, count: usize) {
+        wait::until("the authorizer is asked", async || self.asked().len() >= count).await;
+    }
+
+    /// What it does about questions that bring no wish of their own.
+    pub fn wishes(&self, wish: &str) {
+        wish.clone_into(&mut self.state.wish.lock().expect("no panic while it is held"));
+    }
+
+    /// Answers what waits now.
+    pub fn release(&self) {
+        self.state.released.send_modify(|count| *count += 1);
     }
 }
 
@@ -70,12 +107,12 @@ impl Drop for Authorizer {
     }
 }
 
-async fn serve(stream: TcpStream, asked: Arc<Mutex<Vec<Asked>>>) {
+async fn serve(stream: TcpStream, state: Arc<State>) {
     let Ok(mut server) = h2::server::handshake(stream).await else { return };
     while let Some(Ok((request, respond))) = server.accept().await {
-        let asked = asked.clone();
+        let state = state.clone();
         wait::spawn(async move {
-            let _ = answer(request, respond, &asked).await;
+            let _ = answer(request, respond, &state).await;
         });
     }
 }
@@ -83,23 +120,35 @@ async fn serve(stream: TcpStream, asked: Arc<Mutex<Vec<Asked>>>) {
 async fn answer(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-    asked: &Mutex<Vec<Asked>>,
+    state: &State,
 ) -> Result<(), h2::Error> {
     let (parts, mut body) = request.into_parts();
     let mut framed = Vec::new();
     while let Some(data) = body.data().await {
         framed.extend_from_slice(&data?);
     }
-    let question = wire::CheckRequest::decode(framed.get(5..).unwrap_or_default()).unwrap_or_default();
+    let message = framed.get(5..).unwrap_or_default().to_vec();
+    let question = wire::CheckRequest::decode(&*message).unwrap_or_default();
     let attributes = question.attributes.unwrap_or_default();
     let certificate = parts.headers.get("x-forwarded-client-cert");
     let certificate = certificate.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     let call = (parts.uri.path().to_owned(), certificate);
-    let heard = Asked { call, attributes };
+    let heard = Asked { call, attributes, message };
     let http = heard.attributes.request.as_ref().and_then(|request| request.http.as_ref());
-    let wish = http.and_then(|http| http.headers.get("x-ask")).cloned().unwrap_or_default();
-    asked.lock().expect("no panic while it is held").push(heard);
-    let message = match wish.as_str() {
+    let own = http.and_then(|http| http.headers.get("x-ask")).cloned();
+    let wish = own.unwrap_or_else(|| state.wish.lock().expect("no panic while it is held").clone());
+    let mut released = state.released.subscribe();
+    let before = *released.borrow();
+    state.asked.lock().expect("no panic while it is held").push(heard);
+    let wish = match wish.strip_prefix("wait ") {
+        Some(wish) => {
+            // The sender lives in the state, so this ends only by a release.
+            let _ = released.wait_for(|count| *count > before).await;
+            wish
+        }
+        None => wish.as_str(),
+    };
+    let message = match wish {
         "silence" => std::future::pending().await,
         "garbage" => vec![0xff; 20],
         wish => say(wish).encode_to_vec(),
@@ -121,12 +170,12 @@ fn say(wish: &str) -> wire::CheckResponse {
     };
     let code = |code| Some(wire::Status { code, message: String::new() });
     match wish {
-        "deny" => wire::CheckResponse {
+        "deny" | "huge" => wire::CheckResponse {
             status: code(7),
             http_response: Some(HttpResponse::DeniedResponse(wire::DeniedHttpResponse {
                 status: Some(wire::HttpStatus { code: 429 }),
                 headers: vec![option("x-why", "not today")],
-                body: "come back tomorrow".into(),
+                body: if wish == "huge" { "x".repeat(300 << 10) } else { "come back tomorrow".into() },
             })),
         },
         "edit" => wire::CheckResponse {

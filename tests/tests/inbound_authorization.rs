@@ -2,6 +2,7 @@
 
 use weft_model::reason::Reason;
 use weft_tests::application::Application;
+use weft_tests::certificate::{Shape, judged};
 use weft_tests::client::{Client, Request};
 use weft_tests::mesh::{Builder, Mesh, Proxy, Workload, authorization, peer_authentication};
 use weft_tests::wait;
@@ -317,4 +318,89 @@ async fn while_the_policy_changes_each_request_passes_whole_or_ends_with_the_rea
         lines.iter().filter(|line| line["reason"] == denied).count() > cut
     })
     .await;
+}
+
+/// What a scope says: nothing, or a mode.
+const SAID: [Option<&str>; 4] = [None, Some("STRICT"), Some("PERMISSIVE"), Some("DISABLE")];
+
+/// A PeerAuthentication of a scope; empty where it says nothing.
+fn scope(name: &str, namespace: &str, mode: Option<&str>) -> String {
+    let Some(mode) = mode else { return String::new() };
+    format!(
+        "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{ name: {name}, namespace: \
+         {namespace} }}\nspec: {{ mtls: {{ mode: {mode} }} }}\n"
+    )
+}
+
+#[tokio::test]
+async fn the_narrowest_scope_that_says_a_mode_decides_who_gets_in() {
+    let application = Application::start("shop").await;
+    // Four servers, by what their own policy says; what it says of the port varies with the rest.
+    let names = ["none", "strict", "permissive", "disable"];
+    let mut builder = Builder::default().workload(Workload::new("shop/web-1"));
+    for name in names {
+        builder = builder
+            .service(&format!("shop/{name}"))
+            .workload(Workload::new(&format!("shop/{name}-1")).serves(application.address()));
+    }
+    let mesh = builder.start().await;
+    let svid = mesh.authority().issue(&Shape::svid("spiffe://cluster.local/ns/shop/sa/web"));
+    let inbound = |index: usize| mesh.proxy(&format!("shop/{}-1", names[index])).inbound();
+    let (mut admitted, mut refused, mut by_sidecar) = ([0_u64; 4], [0_u64; 4], [0_u64; 4]);
+    for (step, (whole, namespace)) in
+        SAID.iter().flat_map(|whole| SAID.iter().map(move |namespace| (*whole, *namespace))).enumerate()
+    {
+        let port_mode = |index: usize| SAID[(step + step / 4 + index) % 4];
+        let mut text = format!("{}{}", scope("whole", "weft-system", whole), scope("all", "shop", namespace));
+        for (index, name) in names.iter().enumerate() {
+            let mode = SAID[index].unwrap_or("UNSET");
+            text += "---\n";
+            text += &peer_authentication(name, name, mode);
+            if let Some(mode) = port_mode(index) {
+                text += &format!("  portLevelMtls: {{ {}: {{ mode: {mode} }} }}\n", inbound(index).port());
+            }
+        }
+        // Each differs from the one before, so that it is waited for.
+        text += "---\n";
+        let path = format!("[{{ to: [{{ operation: {{ paths: ['/step-{step}'] }} }}] }}]");
+        text += &authorization("step", "none", "DENY", &path);
+        mesh.enforce_policy("modes", &text).await;
+        for (index, name) in names.iter().enumerate() {
+            let mode = port_mode(index).or(SAID[index]).or(namespace).or(whole).unwrap_or("STRICT");
+            let what = format!("mesh {whole:?}, namespace {namespace:?}, workload {name}: {mode}");
+            let url = format!("http://{name}.shop/");
+            let plain = Client::direct(inbound(index)).get(&url).await;
+            if mode == "STRICT" {
+                assert_eq!(plain.reason(), Some(Reason::TlsRequired), "{what}");
+                refused[index] += 1;
+            } else {
+                assert_eq!((plain.status(), plain.reason()), (200, None), "{what}");
+                admitted[index] += 1;
+            }
+            let request = format!("GET / HTTP/1.1\r\nHost: {name}.shop\r\nConnection: close\r\n\r\n");
+            let server_name = format!("80.{name}.shop");
+            let alpn: &[&[u8]] = &[b"weft1-http/1.1"];
+            let answer = judged(inbound(index), Some(&svid), &server_name, alpn, request.as_bytes()).await;
+            let answer = answer.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            let passed = answer.as_ref().is_ok_and(|text| text.starts_with("HTTP/1.1 200 "));
+            assert_eq!(passed, mode != "DISABLE", "{what}: {answer:?}");
+            // A sidecar calls as the mode wants it.
+            let called = mesh.client("shop/web-1").get(&url).await;
+            assert_eq!((called.status(), called.reason()), (200, None), "{what}");
+            by_sidecar[index] += u64::from(mode == "DISABLE");
+        }
+    }
+    for (index, name) in names.iter().enumerate() {
+        let server = mesh.proxy(&format!("shop/{name}-1"));
+        let dump = weft_tests::client::fetch(server.admin(), "/dump").await.unwrap();
+        let dump: serde_json::Value = serde_json::from_str(&dump.text()).unwrap();
+        let clients = dump["plaintextClients"]["clients"].as_array().unwrap();
+        let [client] = clients.as_slice() else { panic!("{name}: {clients:?}") };
+        assert_eq!(client["refused"].as_u64(), Some(refused[index]), "{name}");
+        // The sidecar's connections come from the same address, and may serve several of its calls.
+        let counted = client["admitted"].as_u64().unwrap();
+        let expected = admitted[index]..=admitted[index] + by_sidecar[index];
+        assert!(expected.contains(&counted), "{name}: {counted}, not within {expected:?}");
+        assert_eq!(server.process().log().matches("a client comes without mutual TLS").count(), 1, "{name}");
+    }
 }

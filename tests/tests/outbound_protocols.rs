@@ -1,10 +1,12 @@
 //! What is carried: HTTP/1.1 to the letter, HTTP/2, gRPC, WebSocket, long bodies.
 
+use tokio::io::AsyncReadExt;
 use weft_model::reason::Reason;
 use weft_tests::application::Application;
 use weft_tests::client::{Client, Request};
 use weft_tests::http2::{Connection, frame, grpc, send_all};
 use weft_tests::mesh::{Builder, Mesh, Workload, authorization};
+use weft_tests::speaker::Speaker;
 use weft_tests::{wait, websocket};
 
 const CART: &str = "http://cart.shop/items";
@@ -186,7 +188,7 @@ async fn a_websocket_echoes_through_the_mesh() {
         let (opcode, _) = wait::within("a close", websocket::read_frame(&mut read)).await.unwrap();
         assert_eq!(opcode, 8);
         let mut byte = [0];
-        let end = wait::within("the end", tokio::io::AsyncReadExt::read(&mut read, &mut byte)).await;
+        let end = wait::within("the end", AsyncReadExt::read(&mut read, &mut byte)).await;
         assert_eq!(end.unwrap(), 0);
     }
 }
@@ -287,6 +289,32 @@ async fn a_grpc_client_gets_the_meshs_refusal_as_a_grpc_status() {
     let status = Reason::AuthorizationDenied.grpc_status().to_string();
     assert_eq!(answer.field("grpc-status"), Some(status.as_str()));
     assert_eq!(answer.field("x-weft-reason"), Some(Reason::AuthorizationDenied.label()));
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_one_handshake_fail_with_it_and_not_one_after_the_other() {
+    // It accepts connections, and never says a word.
+    let silent = Speaker::serve(async |mut stream| {
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let mesh = Builder::default()
+        .service("shop/cart")
+        .with_protocol("grpc")
+        .workload(Workload::new("shop/cart-1").serves(silent.address()).protocol("grpc").impostor())
+        .workload(Workload::new("shop/web-1").calls("shop/cart", 80))
+        .start()
+        .await;
+    let connection = Connection::open(mesh.client_of("shop/web-1", "shop/cart").address()).await;
+    // All in one write, so that they wait for the same handshake.
+    let calls = (0..20).map(|_| async {
+        let request = grpc("cart.shop", "/weft.test.Echo/Unary").body(()).unwrap();
+        connection.start(request, true).await.unwrap().whole().await.unwrap()
+    });
+    for answer in futures_util::future::join_all(calls).await {
+        assert_eq!(answer.field("x-weft-reason"), Some(Reason::ConnectTimeout.label()));
+    }
+    assert_eq!(silent.connections(), 1, "one handshake was tried for all of them");
 }
 
 #[tokio::test]
