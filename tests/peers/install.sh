@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Puts the foreign programs of `make test-peers` in place: curl, openssl, h2load, MariaDB and PostgreSQL
-# from the distribution (the databases' programs alone, no service), grpcio and websockets in a virtual environment under target/peers.
+# from the distribution (the databases' programs alone, no service); grpcio, xds-protos (Envoy's own definitions), PyJWT and websockets in
+# a virtual environment under target/peers.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -47,4 +48,4 @@ openssl version
 h2load --version
 mariadb --version
 psql --version
-"$environment/bin/python3" -c 'import grpc, websockets; print("grpcio", grpc.__version__, "websockets", websockets.__version__)'
+"$environment/bin/python3" -c 'import envoy, grpc, jwt, websockets; print("grpcio", grpc.__version__, "PyJWT", jwt.__version__, "websockets", websockets.__version__)'

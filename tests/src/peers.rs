@@ -9,13 +9,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The peers that can be turned off.
-pub const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 12] = [
     "curl",
     "openssl",
     "h2load",
     "python",
     "grpcio",
     "websockets",
+    "xds-protos",
+    "pyjwt",
     "mariadbd",
     "mariadb",
     "postgres",
@@ -39,6 +41,8 @@ pub fn find(name: &str) -> Option<PathBuf> {
     let found = match name {
         "grpcio" => python("grpc"),
         "websockets" => python("websockets"),
+        "xds-protos" => python("envoy"),
+        "pyjwt" => python("jwt"),
         "python" => on_path("python3"),
         // Not a link to it: what belongs to it lies beside it.
         "postgres" => on_path("postgres").and_then(|path| path.canonicalize().ok()).or_else(debians_postgres),

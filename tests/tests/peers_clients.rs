@@ -5,6 +5,8 @@ use std::fs;
 use weft_model::reason::Reason;
 use weft_tests::application::Application;
 use weft_tests::certificate::{Authority, Shape, Svid};
+use weft_tests::client::Request;
+use weft_tests::issuer::{ALGORITHMS, request_authentication};
 use weft_tests::mesh::{Builder, Mesh, Workload, authorization};
 use weft_tests::peers::{find, run, script, serve, succeed};
 use weft_tests::ports::Port;
@@ -174,4 +176,97 @@ async fn h2load_has_no_failed_request() {
         assert!(ended.stdout.contains("2000 succeeded, 0 failed, 0 errored"), "{}", ended.stdout);
         assert!(ended.stdout.contains("status codes: 2000 2xx"), "{}", ended.stdout);
     }
+}
+
+#[tokio::test]
+async fn an_external_authorizer_on_grpcio_with_envoys_own_definitions() {
+    let Some(python) = find("xds-protos") else { return };
+    let (application, port) = (Application::start("cart-1").await, Port::claim());
+    let custom = authorization("ask", "cart", "CUSTOM", "[{}]")
+        .replace("  rules:", "  provider: { name: opa }\n  rules:");
+    let provider = "{ name: opa, envoyExtAuthzGrpc: { service: opa.auth.svc.cluster.local, port: 80 } }";
+    let mesh = Builder::pair(application.address())
+        .service("auth/opa")
+        .with_protocol("grpc")
+        .workload(Workload::new("auth/opa-1").serves(port.address()).protocol("grpc"))
+        .mesh_config(&format!("{{ extensionProviders: [{provider}] }}"))
+        .policy("ask", &custom)
+        .start()
+        .await;
+    let server = serve(&python, "ext_authz.py", port.number(), mesh.directory()).await;
+    let client = mesh.client("shop/web-1");
+    let request = Request::post("http://cart.shop/items?a=b", "12345")
+        .field("x-secret", "s")
+        .field("x-list", "a")
+        .field("x-mine", "yes")
+        .field("x-user", "admin")
+        .id("agreed");
+    let answer = client.send(&request).await;
+    answer.passed();
+    assert_eq!(answer.field("x-judged"), Some("yes"));
+    let seen = application.request("agreed");
+    let edited = ["x-secret", "x-mine", "x-user"].map(|name| seen.field(name));
+    assert_eq!(edited, [None, Some("yes"), Some("joe")]);
+    let list: Vec<_> =
+        seen.fields.iter().filter(|(name, _)| name == "x-list").map(|(_, value)| &**value).collect();
+    assert_eq!(list, ["a", "b"]);
+    let inbound = mesh.proxy("shop/cart-1").inbound().port().to_string();
+    for (name, value) in [
+        ("method", "POST"),
+        ("path", "/items?a=b"),
+        ("host", "cart.shop"),
+        ("scheme", "http"),
+        ("protocol", "HTTP/1.1"),
+        ("size", "5"),
+        ("body", "none"),
+        ("source", "spiffe://cluster.local/ns/shop/sa/web"),
+        ("source-address", "127.0.0.1"),
+        ("destination", "spiffe://cluster.local/ns/shop/sa/cart"),
+        ("destination-port", &inbound),
+        ("sni", "80.cart.shop"),
+        ("pseudo", "POST /items?a=b cart.shop http"),
+    ] {
+        assert_eq!(seen.field(&format!("x-told-{name}")), Some(value), "{name}");
+    }
+    let ask = async |wish: &str| client.send(&Request::get("http://cart.shop/").field("x-ask", wish)).await;
+    let denied = ask("deny").await;
+    assert_eq!((denied.status(), denied.field("x-why")), (429, Some("not today")));
+    assert_eq!(denied.text(), "come back tomorrow");
+    ask("deny without a word").await.refused_with(Reason::ExternalAuthorizerDenied);
+    ask("abort").await.refused_with(Reason::ExternalAuthorizerFailed);
+    drop(server);
+    ask("yes").await.refused_with(Reason::ExternalAuthorizerFailed);
+    assert_eq!(application.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn tokens_of_pyjwt_are_good_with_their_own_key_and_forgeries_are_not() {
+    let Some(python) = find("pyjwt") else { return };
+    let minter = script("mint_tokens.py");
+    let minted = succeed(&python, &[&*minter.to_string_lossy(), "https://id.example"]).await.stdout;
+    let minted: serde_json::Value = serde_json::from_str(&minted).unwrap();
+    let rule = format!("[{{ issuer: 'https://id.example', jwks: '{}' }}]", minted["jwks"]);
+    let nested = "[{ when: [{ key: 'request.auth.claims[realm][roles]', values: [b] }] }]";
+    let policies =
+        [request_authentication("jwt", "cart", &rule), authorization("nested", "cart", "ALLOW", nested)];
+    let application = Application::start("cart-1").await;
+    let mesh = Builder::pair(application.address()).policy("jwt", &policies.join("---\n")).start().await;
+    let ask = async |token: &serde_json::Value| {
+        let bearer = format!("Bearer {}", token.as_str().unwrap());
+        mesh.client("shop/web-1")
+            .send(&Request::get("http://cart.shop/").field("authorization", &bearer))
+            .await
+    };
+    let (good, bad) = (minted["good"].as_object().unwrap(), minted["bad"].as_object().unwrap());
+    assert_eq!(good.len(), ALGORITHMS.len());
+    for (algorithm, token) in good {
+        let response = ask(token).await;
+        assert_eq!((response.status(), response.reason()), (200, None), "{algorithm}");
+    }
+    assert!(bad.len() >= 10);
+    for (wrong, token) in bad {
+        let response = ask(token).await;
+        assert_eq!((response.status(), response.reason()), (401, Some(Reason::JwtInvalid)), "{wrong}");
+    }
+    assert_eq!(application.requests().len(), good.len());
 }
