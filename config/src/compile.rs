@@ -8,6 +8,7 @@
 mod assemble;
 mod authentication;
 mod authorization;
+mod binding;
 mod names;
 mod population;
 mod principals;

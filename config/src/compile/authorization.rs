@@ -1,5 +1,6 @@
 //! AuthorizationPolicies: which workloads each binds, and whether it can hold there.
 
+use super::binding::bound;
 use super::population::Population;
 use super::principals::{OWN, expand, is_own};
 use super::services::Services;
@@ -7,9 +8,8 @@ use super::shadow::shadowing;
 use crate::closest::did_you_mean;
 use crate::report::{At, Place, Report};
 use crate::schema::authorization_policy::{AuthorizationPolicy, Rule};
-use crate::schema::selector::Target;
 use crate::schema::{Document, Documents};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use weft_model::authorization::{Action, Authorization};
 use weft_model::mesh::MeshConfig;
@@ -30,7 +30,7 @@ pub(crate) fn bind(
     let mut asked: HashMap<usize, At<&str>> = HashMap::new();
     for document in &documents.authorization_policies {
         let (namespace, name) = (&document.metadata.namespace.value, &document.metadata.name.value);
-        let bound = bound(report, document, config, population, services);
+        let bound = bound(report, namespace, &document.spec.target, config, population, services);
         let resource = ResourceName::of("AuthorizationPolicy", namespace, name);
         for index in &bound {
             population.all[*index].authorizations.push(resource.clone());
@@ -182,37 +182,6 @@ fn check_provider<'r>(
             return;
         }
     }
-}
-
-fn bound(
-    report: &Report<'_>,
-    document: &Document<'_, AuthorizationPolicy<'_>>,
-    config: &MeshConfig,
-    population: &Population<'_>,
-    services: &Services<'_>,
-) -> Vec<usize> {
-    let namespace = &document.metadata.namespace.value;
-    let target = &document.spec.target;
-    if let Target::Services(names) = target {
-        let mut bound = BTreeSet::new();
-        for name in names {
-            match services.by_name.get(&name.value) {
-                Some(service) => bound.extend(&service.selected),
-                None => {
-                    let message = format!("there is no Service {}", name.value);
-                    report.error_hint(name.place, message, services.near(&name.value));
-                }
-            }
-        }
-        return bound.into_iter().copied().collect();
-    }
-    let mesh_wide = *namespace == config.root_namespace;
-    let bound = population.targeted(target, (!mesh_wide).then_some(namespace));
-    if let (true, Some(place)) = (bound.is_empty(), target.place()) {
-        let place_name = if mesh_wide { "the mesh".to_owned() } else { format!("the namespace {namespace}") };
-        report.warn(place, format!("the selector matches no Workload of {place_name}"), None);
-    }
-    bound
 }
 
 // On an opaque connection an ALLOW rule with an HTTP field never matches, and any other is judged as

@@ -1,14 +1,14 @@
 //! RequestAuthentications: which workloads each binds.
 
+use super::binding::bound;
 use super::population::{Entry, Population};
 use super::services::Services;
 use crate::report::Report;
 use crate::schema::Documents;
-use crate::schema::selector::Target;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use weft_model::mesh::MeshConfig;
-use weft_model::names::{Namespace, ResourceName};
+use weft_model::names::ResourceName;
 use weft_model::request_authentication::RequestAuthentication;
 use weft_model::service::Protocol;
 
@@ -76,34 +76,4 @@ fn warn_of_tokens_nobody_reads(report: &Report<'_>, documents: &Documents<'_>, p
             report.warn(field.place, message, "write a RequestAuthentication for them");
         }
     }
-}
-
-fn bound(
-    report: &Report<'_>,
-    namespace: &Namespace,
-    target: &Target<'_>,
-    config: &MeshConfig,
-    population: &Population<'_>,
-    services: &Services<'_>,
-) -> Vec<usize> {
-    if let Target::Services(names) = target {
-        let mut bound = BTreeSet::new();
-        for name in names {
-            match services.by_name.get(&name.value) {
-                Some(service) => bound.extend(&service.selected),
-                None => {
-                    let message = format!("there is no Service {}", name.value);
-                    report.error_hint(name.place, message, services.near(&name.value));
-                }
-            }
-        }
-        return bound.into_iter().copied().collect();
-    }
-    let mesh_wide = *namespace == config.root_namespace;
-    let bound = population.targeted(target, (!mesh_wide).then_some(namespace));
-    if let (true, Some(place)) = (bound.is_empty(), target.place()) {
-        let place_name = if mesh_wide { "the mesh".to_owned() } else { format!("the namespace {namespace}") };
-        report.warn(place, format!("the selector matches no Workload of {place_name}"), None);
-    }
-    bound
 }
