@@ -166,3 +166,36 @@ fn short_connections_find_a_port_each() {
         }
     });
 }
+
+#[test]
+fn a_redirected_connection_goes_where_its_tcp_route_leads() {
+    isolated("a_redirected_connection_goes_where_its_tcp_route_leads", || async {
+        let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: TCPRoute\nmetadata: { name: store, namespace: shop \
+                     }\nspec:\n  parentRefs: [{ group: '', kind: Service, name: store }]\n  rules: [{ backendRefs: [{ \
+                     name: next, port: 7100 }] }]\n";
+        let pod = |uid: &str| PodSpec::new(uid).serves(STORE).protocol("tcp");
+        let mesh = Builder::default()
+            .service("shop/store", 7000, STORE)
+            .with_protocol("tcp")
+            .service("shop/next", 7100, STORE)
+            .with_protocol("tcp")
+            .pod(pod("shop/store-1"))
+            .pod(pod("shop/next-1"))
+            .pod(PodSpec::new("shop/web-1"))
+            .policy("route", route)
+            .start()
+            .await;
+        let listen =
+            |uid: &str| mesh.member(uid).pod().listen(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), STORE));
+        let (store, next) = (listen("shop/store-1"), listen("shop/next-1"));
+        for _ in 0..3 {
+            drop(connected(&mesh, &next).await);
+        }
+        // The pod's own address is no Service's, and has no routes.
+        let caller = mesh.member("shop/web-1").caller(mesh.member("shop/store-1").ipv4(STORE));
+        let mut client = caller.stream().await.expect("the connection must be taken");
+        client.write_all(b"x").await.expect("bytes must pass");
+        let (mut server, _) = wait::within("a connection", store.accept()).await.expect("it must be taken");
+        wait::within("a byte", server.read_exact(&mut [0])).await.expect("bytes must pass");
+    });
+}

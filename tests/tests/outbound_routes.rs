@@ -1,5 +1,5 @@
-//! Routes beyond choosing a backend: retries that an owner asks for, mirrors, CORS, gRPC, and rules
-//! that change requests on their way to the Service that was called.
+//! Routes beyond choosing a backend: retries that an owner asks for, mirrors, CORS, gRPC, sessions, and
+//! rules that change requests on their way to the Service that was called.
 
 use weft_model::reason::Reason;
 use weft_tests::application::Application;
@@ -159,6 +159,37 @@ async fn mirrors_get_copies_and_never_change_the_answer() {
 }
 
 #[tokio::test]
+async fn a_mirror_that_never_answers_costs_the_original_nothing() {
+    let rules = "[{ filters: [{ type: RequestMirror, requestMirror: { backendRef: { name: audit, namespace: other, port: 80 } \
+                 } }] }]";
+    let shop = Shop::start("HTTPRoute", rules).await;
+    let web = shop.web();
+    shop.carts.iter().for_each(|cart| cart.open("held"));
+    let held = |number: usize| {
+        Request::post("http://cart.shop/echo", format!("order {number}"))
+            .id("held")
+            .field("x-test-gate", "held")
+    };
+    for number in 0..40 {
+        let response = web.send(&held(number)).await;
+        response.passed();
+        assert_eq!(response.text(), format!("order {number}"));
+        if number == 20 {
+            // From here on copies wait at the mirror for sure.
+            shop.audit.arrived("held").await;
+        }
+    }
+    assert_eq!(shop.executed("held"), 40);
+    // What is too long for a copy passes whole.
+    let response = web.send(&Request::post("http://cart.shop/discard", vec![b'a'; 500_000]).id("long")).await;
+    response.passed();
+    assert!(response.text().contains("500000"), "{}", response.text());
+    let metrics = shop.mesh.proxy("shop/web-1").metrics().await;
+    assert_eq!(metrics.sum("weft_outbound_mirrors_total", &[("outcome", "body_too_long")]), 1.0);
+    assert_eq!(shop.audit.count("long"), 0);
+}
+
+#[tokio::test]
 async fn pages_of_other_origins_are_told_what_they_may_do() {
     let rules = "[{ filters: [{ type: CORS, cors: { allowOrigins: [\"https://*.shop.example\"], allowMethods: [PUT], \
                  exposeHeaders: [x-total], maxAge: 60 } }] }]";
@@ -205,4 +236,83 @@ async fn grpc_calls_are_routed_by_service_and_method() {
     let whole = client.start(request, true).await.unwrap().whole().await.unwrap();
     assert_eq!(whole.field("grpc-status"), Some("12"));
     assert_eq!(whole.field("x-weft-reason"), Some(Reason::RouteNotFound.label()));
+}
+
+/// The `NAME=TOKEN` of a cookie that an answer sets.
+fn cookie(response: &weft_tests::client::Response) -> Option<String> {
+    let set = response.field("set-cookie")?;
+    assert!(set.contains("; Path=/; HttpOnly; SameSite=Lax"), "{set}");
+    set.split(';').next().map(ToOwned::to_owned)
+}
+
+const STICKY: &str = "[{ sessionPersistence: { sessionName: sticky, absoluteTimeout: 1h }, retry: { codes: [503], attempts: 2, \
+                      backoff: 1ms } }]";
+
+#[tokio::test]
+async fn a_session_stays_with_its_replica_and_a_made_up_one_is_balanced() {
+    let mut shop = Shop::start("HTTPRoute", STICKY).await;
+    let web = shop.web();
+    let first = web.get("http://cart.shop/").await;
+    let token = cookie(&first).expect("a new session");
+    let with = |cookies: &str| Request::get("http://cart.shop/").field("cookie", cookies);
+    for _ in 0..20 {
+        let response = web.send(&with(&format!("other=1; {token}; more=2"))).await;
+        assert_eq!(response.application(), first.application());
+        assert_eq!(response.field("set-cookie"), None, "the client has it");
+    }
+    // Nobody is told of addresses, and who makes a token up is sent where anybody would be.
+    let (_, value) = token.split_once('=').unwrap();
+    assert_eq!(value.len(), 36);
+    let mut changed = value.to_owned().into_bytes();
+    changed[5] = if changed[5] == b'A' { b'B' } else { b'A' };
+    let changed = String::from_utf8(changed).unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    for number in 0..60 {
+        let made_up = ["127.0.0.1:80", "", "%%%", &changed][number % 4];
+        let response = web.send(&with(&format!("sticky={made_up}"))).await;
+        response.passed();
+        assert!(cookie(&response).is_some(), "{made_up}");
+        seen.insert(response.application().to_owned());
+    }
+    assert_eq!(seen.len(), 2, "a session that is none is balanced");
+    // A try at another replica moves the session there.
+    let ill = format!("{}=503", first.application());
+    let response = web.send(&with(&token).field("x-test-status", &ill)).await;
+    response.passed();
+    assert_ne!(response.application(), first.application());
+    let moved = cookie(&response).expect("a new session");
+    assert_eq!(web.send(&with(&moved)).await.application(), response.application());
+    // So does a replica that is gone.
+    let gone = if response.application() == "one" { "shop/cart-1" } else { "shop/cart-2" };
+    shop.mesh.proxy_mut(gone).kill();
+    let back = web.send(&with(&moved)).await;
+    assert_eq!((back.status(), back.application()), (200, first.application()));
+    let back = cookie(&back).expect("a new session");
+    let session = |token: &str| token[..30].to_owned();
+    assert_eq!(session(&back), session(&token), "the same replica has the same name in every token");
+}
+
+#[tokio::test]
+async fn a_sessions_backend_stays_whatever_the_weights_become() {
+    let rules = |cart: u32, audit: u32| {
+        format!(
+            "[{{ sessionPersistence: {{ sessionName: x-session, type: Header }}, backendRefs: [{{ name: cart, port: 80, \
+             weight: {cart} }}, {{ name: audit, namespace: other, port: 80, weight: {audit} }}] }}]"
+        )
+    };
+    let shop = Shop::start("HTTPRoute", &rules(0, 1)).await;
+    let web = shop.web();
+    let first = web.get("http://cart.shop/").await;
+    assert_eq!(first.application(), "audit");
+    let token = first.field("x-session").expect("a new session").to_owned();
+    shop.mesh.write_policy("route", &route("cart", "cart", &rules(1, 0)));
+    wait::until("the weights are others", async || {
+        web.get("http://cart.shop/").await.application() != "audit"
+    })
+    .await;
+    for _ in 0..10 {
+        let response = web.send(&Request::get("http://cart.shop/").field("x-session", &token)).await;
+        assert_eq!(response.application(), "audit");
+        assert!(response.field("x-session").is_some(), "every answer names the session");
+    }
 }

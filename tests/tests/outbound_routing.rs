@@ -130,6 +130,28 @@ async fn a_request_timeout_ends_the_request() {
 }
 
 #[tokio::test]
+async fn a_timeout_of_zero_is_none() {
+    let application = Application::start("cart").await;
+    let rules = "[{ matches: [{ path: { value: /unbounded } }], timeouts: { request: 0s } }, {}]";
+    let mesh = Builder::pair(application.address())
+        .mesh_config("{ requestTimeout: 300ms }")
+        .policy("route", &route("cart", "cart", rules))
+        .start()
+        .await;
+    let client = mesh.client("shop/web-1");
+    let mut unbounded = client.connect().await.unwrap();
+    let slow = Request::get("http://cart.shop/unbounded").field("x-test-gate", "slow");
+    unbounded.begin(&slow).await.unwrap();
+    application.arrived("slow").await;
+    let never = Request::get("http://cart.shop/bounded").field("x-test-gate", "never");
+    client.send(&never).await.refused_with(Reason::RequestTimeout);
+    // It began before the one whose time has passed.
+    application.open("slow");
+    let response = unbounded.finish("GET").await.unwrap();
+    response.passed();
+}
+
+#[tokio::test]
 async fn what_cannot_be_routed_is_answered_with_its_reason() {
     let rules = format!(
         "[{{ matches: [{{ path: {{ type: Exact, value: /only }} }}], {V1} }}, {{ matches: [{{ path: {{ type: Exact, value: \

@@ -1,13 +1,14 @@
 //! Opaque bytes: each side's end and reset reach the other, every byte is counted, a dead endpoint is
-//! passed over, sessions are resumed.
+//! passed over, sessions are resumed, and TCPRoutes and TLSRoutes lead connections where they say.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use weft_model::reason::Reason;
 use weft_tests::mesh::{Builder, Mesh, Workload, authorization};
 use weft_tests::ports::Port;
+use weft_tests::speaker::Speaker;
 use weft_tests::wait;
 
 /// The application: what it accepts is the test's to use.
@@ -238,4 +239,180 @@ async fn many_short_connections_leave_none_behind() {
         assert_eq!(metrics.sum("weft_connections_open", &[]), 0.0, "{uid}");
         assert_eq!(metrics.sum("weft_answers_total", &[]), 0.0, "{uid}");
     }
+}
+
+/// Answers a connection's bytes, once they have ended, with its name and their number.
+async fn named(name: &'static str) -> Speaker {
+    Speaker::serve(move |mut stream| async move {
+        let mut bytes = Vec::new();
+        if stream.read_to_end(&mut bytes).await.is_ok() {
+            let _ = stream.write_all(format!("{name} {}", bytes.len()).as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    })
+    .await
+}
+
+/// What is answered to these parts. `None`: the connection was cut.
+async fn answer_over(mut stream: TcpStream, parts: &[&[u8]]) -> Option<String> {
+    let exchange = async {
+        for part in parts {
+            stream.write_all(part).await?;
+            stream.flush().await?;
+        }
+        stream.shutdown().await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok::<_, io::Error>(answer)
+    };
+    wait::within("an answer or an end", exchange).await.ok()
+}
+
+/// The same from a workload to `shop/store`.
+async fn answer(mesh: &Mesh, from: &str, parts: &[&[u8]]) -> Option<String> {
+    match TcpStream::connect(mesh.client_of(from, "shop/store").address()).await {
+        Ok(stream) => answer_over(stream, parts).await,
+        // It can be cut before this end knows that it was made.
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+            None
+        }
+    }
+}
+
+/// `shop/store`, whose connections routes lead to `shop/one` and `shop/two`, called from two namespaces.
+async fn routed(protocol: &str, routes: &str) -> (Mesh, [Speaker; 3]) {
+    let speakers = [named("store").await, named("one").await, named("two").await];
+    let mut builder = Builder::default();
+    for (name, speaker) in ["store", "one", "two"].into_iter().zip(&speakers) {
+        let workload = Workload::new(&format!("shop/{name}-1")).serves(speaker.address()).protocol(protocol);
+        builder = builder.service(&format!("shop/{name}")).with_protocol(protocol).workload(workload);
+    }
+    let mesh = builder
+        .workload(Workload::new("shop/web-1").calls("shop/store", 80))
+        .workload(Workload::new("team/web-1").calls("shop/store", 80))
+        .policy("routes", routes)
+        .start()
+        .await;
+    (mesh, speakers)
+}
+
+/// A TCPRoute or TLSRoute for `shop/store`. `spec` is what it has besides its parent, in flow YAML.
+fn connection_route(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{ name: {name}, namespace: {namespace} \
+         }}\nspec: {{ parentRefs: [{{ group: '', kind: Service, name: store, namespace: shop, port: 80 }}], {spec} }}\n---\n"
+    )
+}
+
+fn tcp_route(namespace: &str, backends: &str) -> String {
+    connection_route("TCPRoute", namespace, "route", &format!("rules: [{{ backendRefs: [{backends}] }}]"))
+}
+
+async fn refused(mesh: &Mesh, reason: Reason) -> f64 {
+    let labels = [("direction", "outbound"), ("reason", reason.label())];
+    mesh.proxy("shop/web-1").metrics().await.sum("weft_answers_total", &labels)
+}
+
+#[tokio::test]
+async fn a_tcp_route_leads_connections_by_weight_and_refuses_what_leads_nowhere() {
+    const ONE: &str = "{ name: one, port: 80 }";
+    const TWO: &str = "{ name: two, port: 80 }";
+    const GONE: &str = "{ name: gone, port: 80 }";
+    let (mesh, _speakers) = routed("tcp", &tcp_route("shop", &format!("{ONE}, {TWO}"))).await;
+    let ask = async || answer(&mesh, "shop/web-1", &[b"hello"]).await;
+    let mut counts = [0, 0];
+    for _ in 0..40 {
+        match ask().await.as_deref() {
+            Some("one 5") => counts[0] += 1,
+            Some("two 5") => counts[1] += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    let tunnel = mesh.client("shop/web-1").tunnel("store.shop:80").await.expect("a tunnel");
+    let answered = answer_over(tunnel, &[b"hello"]).await;
+    assert!(matches!(answered.as_deref(), Some("one 5" | "two 5")), "{answered:?}");
+    // A share that leads nowhere is refused, and the other one served.
+    mesh.write_policy("routes", &tcp_route("shop", &format!("{GONE}, {ONE}")));
+    wait::until("the share is refused", async || ask().await.is_none()).await;
+    let mut answers = Vec::new();
+    for _ in 0..40 {
+        answers.push(ask().await);
+    }
+    assert!(answers.iter().flatten().all(|answer| answer == "one 5"), "{answers:?}");
+    let gone = answers.iter().filter(|answer| answer.is_none()).count();
+    assert!((1..40).contains(&gone), "{answers:?}");
+    assert!(refused(&mesh, Reason::BackendInvalid).await >= gone as f64);
+    mesh.write_policy("routes", &tcp_route("shop", "{ name: one, port: 80, weight: 0 }"));
+    wait::until("all weights are zero", async || {
+        for _ in 0..20 {
+            if ask().await.is_some() {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+    mesh.remove_policy("routes");
+    wait::until("the Service itself is called", async || ask().await.as_deref() == Some("store 5")).await;
+}
+
+#[tokio::test]
+async fn a_consumers_tcp_route_replaces_the_producers_for_its_namespace() {
+    let routes = tcp_route("shop", "{ name: one, port: 80 }")
+        + &tcp_route("team", "{ name: two, namespace: shop, port: 80 }");
+    let (mesh, _speakers) = routed("tcp", &routes).await;
+    for _ in 0..5 {
+        assert_eq!(answer(&mesh, "shop/web-1", &[b"x"]).await.as_deref(), Some("one 1"));
+        assert_eq!(answer(&mesh, "team/web-1", &[b"x"]).await.as_deref(), Some("two 1"));
+    }
+}
+
+/// The first message of a TLS client that wants this server.
+fn client_hello(server: &str) -> Vec<u8> {
+    let counted = |bytes: Vec<u8>| {
+        let length = u16::try_from(bytes.len()).expect("a short message").to_be_bytes();
+        [length.to_vec(), bytes].concat()
+    };
+    let name = [vec![0], counted(server.as_bytes().to_vec())].concat();
+    let extension = [vec![0, 0], counted(counted(name))].concat();
+    let body = [vec![3, 3], vec![7; 32], vec![0], counted(vec![0x13, 0x01]), vec![1, 0], counted(extension)]
+        .concat();
+    let handshake = [vec![1, 0], counted(body)].concat();
+    [vec![22, 3, 1], counted(handshake)].concat()
+}
+
+#[tokio::test]
+async fn tls_routes_lead_connections_by_the_server_that_the_client_names() {
+    let route = |name: &str, hostnames: &str, backend: &str| {
+        let spec = format!(
+            "hostnames: [{hostnames}], rules: [{{ backendRefs: [{{ name: {backend}, port: 80 }}] }}]"
+        );
+        connection_route("TLSRoute", "shop", name, &spec)
+    };
+    let routes =
+        route("whole", "a.shop.example, other.example", "one") + &route("domain", "'*.shop.example'", "two");
+    let (mesh, _speakers) = routed("tls", &routes).await;
+    for (server, expected) in [
+        ("a.shop.example", Some("one")),
+        ("A.Shop.Example", Some("one")),
+        ("other.example", Some("one")),
+        ("b.shop.example", Some("two")),
+        ("c.b.shop.example", Some("two")),
+        ("shop.example", None),
+        ("evil.example", None),
+    ] {
+        let hello = client_hello(server);
+        let expected = expected.map(|name| format!("{name} {}", hello.len()));
+        assert_eq!(answer(&mesh, "shop/web-1", &[&hello]).await, expected, "{server}");
+        let (first, rest) = hello.split_at(20);
+        assert_eq!(answer(&mesh, "shop/web-1", &[first, rest]).await, expected, "{server} in two parts");
+    }
+    // What is no TLS names no server.
+    for bytes in [&b"hello"[..], b"GET / HTTP/1.1\r\nHost: a.shop.example\r\n\r\n", &[22, 3, 1]] {
+        assert_eq!(answer(&mesh, "shop/web-1", &[bytes]).await, None, "{bytes:?}");
+    }
+    assert_eq!(refused(&mesh, Reason::RouteNotFound).await, 7.0);
+    mesh.client("shop/web-1").get("http://store.shop/").await.refused_with(Reason::RouteNotFound);
 }
