@@ -93,6 +93,8 @@ struct BackendSaid {
     name: String,
     weight: Option<u32>,
     filters: Vec<String>,
+    /// How its callers treat it: TrafficPolicies, with their places.
+    traffic_policies: Vec<String>,
     sent_path: Option<String>,
     /// Why no endpoint gets it.
     ends: Option<&'static str>,
@@ -180,8 +182,8 @@ impl Explanation {
                 place: format!("{}:{}", chosen.rule.provenance.file, chosen.rule.provenance.line),
                 filters: chosen.rule.filters.iter().map(delivery::filter).collect(),
             }),
-            delivery: (prepared.head.is_some() && caller.proxied).then(|| {
-                Delivery::new(outcome.chosen.as_ref().map(|chosen| chosen.rule), &judge.mesh.config)
+            delivery: prepared.head.as_ref().filter(|_| caller.proxied).map(|head| {
+                Delivery::new(outcome.chosen.as_ref().map(|chosen| chosen.rule), head, &judge.mesh.config)
             }),
             backends: backends.collect(),
             live: None,
@@ -250,10 +252,24 @@ impl BackendSaid {
                 None => "nowhere".to_owned(),
             },
         };
+        let service = match branch.backend {
+            None => Some(prepared.service),
+            Some(backend) => {
+                let named = backend.service.as_ref();
+                named.and_then(|(name, _)| judge.mesh.services.get(&name.resource_name())).map(|held| &**held)
+            }
+        };
+        let named = service.filter(|_| prepared.caller.proxied).map(|held| held.traffic_policies.as_slice());
+        let held = named.unwrap_or_default().iter().map(|name| match judge.mesh.traffic_policies.get(name) {
+            Some(held) => format!("{}/{} ({})", held.namespace, held.name, held.provenance),
+            None => format!("{name}, which is not held"),
+        });
+        let traffic_policies = held.collect();
         let sent = branch.head.as_ref().map(|head| head.path_and_query().to_owned());
         Self {
             name,
             weight: branch.backend.map(|backend| backend.weight),
+            traffic_policies,
             filters: branch
                 .backend
                 .iter()
@@ -275,6 +291,9 @@ impl BackendSaid {
         }
         for filter in &self.filters {
             let _ = writeln!(text, "         filter: {filter}");
+        }
+        for policy in &self.traffic_policies {
+            let _ = writeln!(text, "         TrafficPolicy {policy}");
         }
         if let Some(path) = &self.sent_path {
             let _ = writeln!(text, "         the application sees {path}");

@@ -2,9 +2,11 @@
 
 use serde::Serialize;
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use weft_model::mesh::MeshConfig;
 use weft_model::route::{Filter, HeaderEdit, PathEdit, RetryPolicy, RouteRule};
+use weft_proxy::deadline::Deadline;
+use weft_proxy::http::RequestHead;
 use weft_proxy::outbound::retry::TRIES_MAX;
 
 #[derive(Debug, Serialize)]
@@ -12,7 +14,7 @@ use weft_proxy::outbound::retry::TRIES_MAX;
 pub(super) struct Delivery {
     /// Of the whole request with its retries. `None`: none.
     request_timeout: Option<String>,
-    /// Whose it is: the rule's, or the mesh's default.
+    /// Whose it is: the rule's, the mesh's default, or what the caller's own fields ask for, if that is less.
     request_timeout_origin: Option<&'static str>,
     /// Of each try.
     try_timeout: Option<String>,
@@ -32,10 +34,15 @@ struct Retry {
 
 impl Delivery {
     /// `rule`: the route's, where one is taken.
-    pub(super) fn new(rule: Option<&RouteRule>, config: &MeshConfig) -> Self {
+    pub(super) fn new(rule: Option<&RouteRule>, head: &RequestHead, config: &MeshConfig) -> Self {
         let own = rule.and_then(|rule| rule.request_timeout);
         let timeout = own.or(config.request_timeout_default).filter(|held| !held.is_zero());
-        let origin = if own.is_some() { "the rule" } else { "the MeshConfig" };
+        let said =
+            timeout.map(|timeout| (timeout, if own.is_some() { "the rule" } else { "the MeshConfig" }));
+        let now = Instant::now();
+        let claimed = Deadline::claimed(head.headers(), head.is_grpc(), now);
+        let claimed = claimed.map(|deadline| (deadline.left(now), "the caller"));
+        let least = said.into_iter().chain(claimed).min_by_key(|(timeout, _)| *timeout);
         let try_timeout = rule.and_then(|rule| rule.backend_request_timeout).filter(|held| !held.is_zero());
         let retry = |held: &RetryPolicy| Retry {
             codes: held.codes.clone(),
@@ -43,8 +50,8 @@ impl Delivery {
             backoff: shown(held.backoff),
         };
         Self {
-            request_timeout: timeout.map(shown),
-            request_timeout_origin: timeout.map(|_| origin),
+            request_timeout: least.map(|(timeout, _)| shown(timeout)),
+            request_timeout_origin: least.map(|(_, origin)| origin),
             try_timeout: try_timeout.map(shown),
             safe_tries: TRIES_MAX,
             retry: rule.and_then(|rule| rule.retry.as_ref()).map(retry),

@@ -169,6 +169,25 @@ fn how_long_a_request_may_take_and_what_is_tried_again_is_told() {
     assert_eq!(other["delivery"]["requestTimeout"], "15s");
     assert_eq!(other["delivery"]["requestTimeoutOrigin"], "the MeshConfig");
     assert_eq!(other["delivery"]["retry"], serde_json::Value::Null);
+    // The caller's own counts where it is less.
+    for (asked, timeout, origin) in [("2000", "2s", "the caller"), ("60000", "15s", "the MeshConfig")] {
+        let field = format!("x-envoy-expected-rq-timeout-ms: {asked}");
+        let said = json(ROUTE, &["--path", "/other", "--header", &field]);
+        assert_eq!(said["delivery"]["requestTimeout"], timeout, "{said:#}");
+        assert_eq!(said["delivery"]["requestTimeoutOrigin"], origin);
+    }
+}
+
+#[test]
+fn how_callers_treat_a_service_is_named() {
+    let policy = "
+apiVersion: weft.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: even, namespace: shop}
+spec: {targetRefs: [{group: '', kind: Service, name: cart}], loadBalancing: {algorithm: RoundRobin}}
+";
+    let text = explained(policy, &["--path", "/"]);
+    assert!(text.contains("TrafficPolicy shop/even (a.yaml:"), "{text}");
 }
 
 #[test]
