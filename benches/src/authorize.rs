@@ -1,4 +1,4 @@
-//! What a verdict costs, and what policies cost to compile.
+//! What a verdict costs, what policies cost to compile, and what an edit of them costs the control API.
 //!
 //! Not a side-by-side: one thread, no sockets, the library that the proxy links. Policies go the whole way
 //! (YAML, compiler, joined into what binds one workload), and requests are taken in turn from a set large
@@ -6,15 +6,21 @@
 
 use std::fmt::Write;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use clap::Args;
-use weft_config::{SourceFile, compile};
-use weft_model::authorization::{AuthorizationSet, Facts};
+use weft_config::{Compiler, SourceFile, Sources, compile};
+use weft_control::snapshot::Snapshot;
+use weft_control::snapshot::diff::Diff;
+use weft_control::snapshot::generation::GenerationCounter;
+use weft_control::state::StateDirectory;
+use weft_model::authorization::{AuthorizationSet, Caller, Facts};
 use weft_model::mesh::Mesh;
 use weft_model::request::{ConnectionFacts, HttpFacts};
 use weft_model::spiffe::SpiffeId;
+use weft_model::trust::TrustBundle;
 
 /// Batches, and verdicts in each.
 const BATCHES: usize = 101;
@@ -23,12 +29,18 @@ const VERDICTS: usize = 20_000;
 /// Distinct requests.
 const REQUESTS: usize = 509;
 
+/// Edits of one policy each.
+const EDITS: usize = 9;
+
 /// What to measure.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// Policies to compile for the figure of the compiler
+    /// Policies to compile for the figures of the compiler; 0: leave those out
     #[arg(long, default_value_t = 10_000)]
     policies: usize,
+    /// Batches of verdicts: few where instructions are counted
+    #[arg(long, default_value_t = BATCHES)]
+    batches: usize,
 }
 
 struct Sent {
@@ -47,14 +59,20 @@ pub(crate) fn authorize(options: &Options) -> anyhow::Result<()> {
         let set = AuthorizationSet::new(named);
         let joined = start.elapsed();
         let sent = requests(policies * rules);
-        let allowed = sent.iter().filter(|sent| judge(&set, sent)).count();
+        let allowed = sent.iter().filter(|sent| judge(&set, sent, None)).count();
         ensure!(allowed > REQUESTS / 4 && allowed < REQUESTS, "{allowed} of {REQUESTS} are allowed");
-        let (median, least) = cost(&set, &sent);
+        let (median, least) = cost(&set, &sent, true, options.batches);
+        let (alone, _) = cost(&set, &sent, false, options.batches);
         writeln!(
             report,
-            "verdict, {policies:>5} policies of {rules:>2} rules: {median:>6.0} ns (least {least:.0}); joined in {:.1} ms",
+            "verdict, {policies:>5} policies of {rules:>2} rules: {median:>6.0} ns (least {least:.0}), with the caller looked up \
+             as well {alone:.0} ns; joined in {:.1} ms",
             millis(joined)
         )?;
+    }
+    if options.policies == 0 {
+        crate::report::text(&report);
+        return Ok(());
     }
     let files = many_workloads(options.policies);
     let bytes: usize = files.iter().map(|file| file.text.len()).sum();
@@ -75,8 +93,45 @@ pub(crate) fn authorize(options: &Options) -> anyhow::Result<()> {
         millis(times[1]),
         millis(times[0])
     )?;
+    for (how, remembers) in [("with nothing remembered", false), ("as the control API does", true)] {
+        let (median, least) = edits(&files, remembers)?;
+        writeln!(
+            report,
+            "edit of one policy to its snapshot, {how}: {:.1} ms (least {:.1})",
+            millis(median),
+            millis(least)
+        )?;
+    }
     crate::report::text(&report);
     Ok(())
+}
+
+/// From the text of a file that changed to the snapshot that is pushed: the median of edits, and the least.
+fn edits(files: &[SourceFile], remembers: bool) -> anyhow::Result<(Duration, Duration)> {
+    let state = tempfile::tempdir()?;
+    let mut counter = GenerationCounter::load(Arc::new(StateDirectory::open(state.path())?))?;
+    let mut files = files.to_vec();
+    let sources = Sources::default();
+    let mut compiler = Compiler::new(&sources);
+    let first = compiler.compile(&files).mesh;
+    let trust_domain = first.config.trust_domain.clone();
+    let trust = Arc::new(TrustBundle { trust_domain, roots: Vec::new() });
+    let mut snapshot = Snapshot::build(first, &trust, &mut counter, None)?;
+    let mut times = Vec::new();
+    for edit in 0..EDITS {
+        let text = &mut files[edit * 7 % 100].text;
+        *text = text.replacen("/api/v1/things-", &format!("/api/v1/other-{edit}-"), 1);
+        let start = Instant::now();
+        let compilation = if remembers { compiler.compile(&files) } else { compile(&files) };
+        ensure!(!compilation.has_errors(), "the edit is good");
+        let next = Snapshot::build(compilation.mesh, &trust, &mut counter, Some(&snapshot))?;
+        times.push(start.elapsed());
+        let Diff(changed) = Diff::between(Some(&snapshot), &next);
+        ensure!(changed.len() == 1 && changed[0].changed == 1, "one resource changes: {changed:?}");
+        snapshot = next;
+    }
+    times.sort();
+    Ok((times[EDITS / 2], times[0]))
 }
 
 fn millis(time: Duration) -> f64 {
@@ -181,7 +236,8 @@ fn requests(rules: usize) -> Vec<Sent> {
         .collect()
 }
 
-fn judge(set: &AuthorizationSet, sent: &Sent) -> bool {
+/// `caller`: what a proxy looks up once for a connection.
+fn judge(set: &AuthorizationSet, sent: &Sent, caller: Option<&Caller>) -> bool {
     let client = std::net::Ipv4Addr::new(10, 1, 2, 3).into();
     let facts = Facts {
         connection: ConnectionFacts {
@@ -201,20 +257,26 @@ fn judge(set: &AuthorizationSet, sent: &Sent) -> bool {
             token: None,
         }),
     };
-    set.judge(&facts).verdict.is_allowed()
+    let judgement = match caller {
+        Some(caller) => set.judge_of(caller, &facts),
+        None => set.judge(&facts),
+    };
+    judgement.verdict.is_allowed()
 }
 
-/// Nanoseconds per verdict: the median of the batches, and the least.
-fn cost(set: &AuthorizationSet, sent: &[Sent]) -> (f64, f64) {
-    let mut batches: Vec<f64> = (0..BATCHES)
+/// Nanoseconds per verdict: the median of the batches, and the least. `known`: the callers were looked up
+/// before.
+fn cost(set: &AuthorizationSet, sent: &[Sent], known: bool, batches: usize) -> (f64, f64) {
+    let callers: Vec<_> = sent.iter().map(|sent| known.then(|| set.caller(Some(&sent.source)))).collect();
+    let mut batches: Vec<f64> = (0..batches.max(1))
         .map(|_| {
             let start = Instant::now();
-            for sent in sent.iter().cycle().take(VERDICTS) {
-                black_box(judge(black_box(set), black_box(sent)));
+            for (sent, caller) in sent.iter().zip(&callers).cycle().take(VERDICTS) {
+                black_box(judge(black_box(set), black_box(sent), caller.as_ref()));
             }
             start.elapsed().as_nanos() as f64 / VERDICTS as f64
         })
         .collect();
     batches.sort_by(f64::total_cmp);
-    (batches[BATCHES / 2], batches[0])
+    (batches[batches.len() / 2], batches[0])
 }
