@@ -45,6 +45,8 @@ pub(crate) struct Prepared<'j> {
     pub(crate) authorizer: Option<Authorizer>,
     /// What a client's own TLS would name.
     server_name: Option<String>,
+    /// A route looks at the path, which has no canonical form.
+    refused: bool,
     table: RouteTable,
     direct: Vec<End<'j>>,
     backends: HashMap<(ServiceName, u16), Vec<End<'j>>>,
@@ -117,11 +119,27 @@ impl Judge {
         if caller.proxied && (port.protocol.is_opaque() || table.opaque().is_some()) {
             head = None;
         }
+        let refused = match &mut head {
+            Some(head) if table.looks_at_path() => {
+                head.make_path_canonical(self.mesh.config.path_normalization).is_err()
+            }
+            _ => false,
+        };
         let server_name = question::server_name(ask);
         let direct = self.ends(&service.target, port.port);
         let backends = if caller.proxied { self.backends(port) } else { HashMap::new() };
-        let prepared =
-            Prepared { caller, service, port, head, authorizer: None, server_name, table, direct, backends };
+        let prepared = Prepared {
+            caller,
+            service,
+            port,
+            head,
+            refused,
+            authorizer: None,
+            server_name,
+            table,
+            direct,
+            backends,
+        };
         prepared.check_address()?;
         Ok(prepared)
     }
@@ -167,6 +185,9 @@ impl Prepared<'_> {
     /// Judges.
     pub(crate) fn judge(&self) -> Outcome<'_> {
         let ended = |local| Outcome { chosen: None, local: Some(local), branches: Vec::new() };
+        if self.refused {
+            return ended(Local::of(Reason::RequestMalformed));
+        }
         let head = self.head.as_ref();
         let found = match head {
             Some(head) => self.table.lookup(&self.facts(head)),

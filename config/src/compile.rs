@@ -10,6 +10,7 @@ mod authentication;
 mod authorization;
 mod binding;
 mod names;
+mod paths;
 mod population;
 mod principals;
 mod probes;
@@ -37,7 +38,7 @@ pub(crate) fn mesh<'r>(report: &'r Report<'r>, documents: &'r Documents<'r>) -> 
     let authorizations = authorization::bind(report, documents, &config, &mut population, &services);
     let request_authentications =
         request_authentication::bind(report, documents, &config, &mut population, &services);
-    let routes = routes::attach(report, documents, &mut services);
+    let routes = routes::attach(report, documents, &config, &mut services);
     let traffic_policies = traffic::bind(report, documents, &mut services);
     services.warn_of_empty(report);
     let held = assemble::Held {

@@ -4,6 +4,7 @@
 // A helper of a test may fail as a test does.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::HashMap;
 use std::fs;
 use std::sync::Arc;
 use weft_config::{Compiler, SourceFile, Sources, compile, read_directory};
@@ -59,16 +60,45 @@ impl Random {
     }
 }
 
+/// What paths are made of here: all that any parser looks at, often enough to meet.
+const PATH_PIECES: &[&str] = &[
+    "/", "/", "/", "/", "a", "b", ".", ".", "..", "..", "%2e", "%2E", "%61", "%41", "A", "%2f", "%5c", "%5C",
+    "%25", "%00", "%", "%zz", "\\", ";", "~", "%7e", "%e4", "admin", "*", "ä", " ", "%3f", "%C3%A4", ":",
+    "%3a", "+", "%2B", "%20", "\"", "%22", "[", "%5b", "%0a", "&", "%26", "%3B",
+];
+
 #[test]
 fn canonical_paths_are_fixed_points_with_nothing_left_to_resolve() {
-    const PIECES: &[&str] = &[
-        "/", "/", "/", "a", "b", ".", "..", "%2e", "%2E", "%61", "%2f", "%5c", "%25", "%00", "%", "%zz",
-        "\\", ";", "~", "%7e", "%e4", "admin", "*", "?", "ä", " ", "%3f", "%C3%A4",
-    ];
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     let taken =
-        (0..200_000).filter(|_| path_canonical::check(&format!("/{}", random.text(PIECES, 8)))).count();
+        (0..200_000).filter(|_| path_canonical::check(&format!("/{}", random.text(PATH_PIECES, 8)))).count();
     assert!(taken > 10_000, "{taken} of the paths have a canonical form");
+}
+
+#[test]
+fn spellings_that_any_of_several_parsers_reads_alike_are_one_path_to_policy() {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut read: [HashMap<Vec<u8>, (String, String)>; path_canonical::PARSERS.len()] = Default::default();
+    let mut met = 0;
+    for _ in 0..150_000 {
+        let path = format!("/{}", random.text(PATH_PIECES, 6));
+        // What is refused gets no verdict.
+        let Ok(canonical) = weft_model::path::canonical(&path) else { continue };
+        for ((name, parser), read) in path_canonical::PARSERS.iter().zip(&mut read) {
+            let Some(reading) = parser(&path) else { continue };
+            match read.get(&reading) {
+                None => drop(read.insert(reading, (path.clone(), canonical.to_string()))),
+                Some((other, held)) => {
+                    met += usize::from(*other != path);
+                    assert_eq!(
+                        *held, canonical,
+                        "{name} reads {path} and {other} alike, and policy does not"
+                    );
+                }
+            }
+        }
+    }
+    assert!(met > 50_000, "two spellings of one path have met {met} times");
 }
 
 #[test]

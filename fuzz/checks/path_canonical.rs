@@ -1,18 +1,135 @@
-//! Canonical paths: the form in which a path rule judges, so two spellings of one path must end as one.
-//!
-//! A canonical path is a fixed point, and nothing in it is left for a server to resolve.
+//! Paths as any client may spell them: the canonical form is a fixed point with nothing left to resolve, at
+//! every level, and what a parser of another house reads alike is one path to policy, or refused.
 
-use weft_model::path::canonical;
+use weft_model::path::{Normalization, canonical};
 
-/// Says whether it has a canonical form.
+/// Whether the path has a canonical form where no level is chosen.
 pub(crate) fn check(path: &str) -> bool {
+    for (name, level) in Normalization::NAMES {
+        let Ok(found) = level.canonical(path) else { continue };
+        assert_eq!(level.canonical(&found).as_deref(), Ok(&*found), "{name}: a fixed point");
+        if level == Normalization::None {
+            assert_eq!(found, path);
+            continue;
+        }
+        assert!(found.starts_with('/') && found.is_ascii(), "{name}: {found}");
+        let dots = |segment: &str| matches!(segment, "." | "..");
+        assert!(!found.split('/').any(dots), "{name}: {found}");
+        assert!(level < Normalization::MergeSlashes || !found.contains("//"), "{name}: {found}");
+    }
+    // What a level refuses, those that do more refuse, too.
+    let taken = Normalization::NAMES.map(|(_, level)| level.canonical(path).is_ok());
+    assert!(taken.is_sorted_by(|before, after| *before || !*after), "{path}: {taken:?}");
     let Ok(found) = canonical(path) else { return false };
-    assert_eq!(canonical(&found).as_deref(), Ok(&*found));
-    assert!(found.starts_with('/'));
-    assert!(!found.contains("//") && !found.contains('\\'));
-    assert!(found.split('/').all(|segment| segment != "." && segment != ".."));
-    assert!(found.bytes().all(|byte| byte.is_ascii_graphic()));
-    let lower = found.to_ascii_lowercase();
-    assert!(!["%2f", "%5c", "%2e", "%00", "%25"].iter().any(|escape| lower.contains(escape)));
+    // Who decodes twice sees what who decodes once sees.
+    assert!(!found.contains("%25") && !found.to_ascii_lowercase().contains("%2f"), "{found}");
     true
+}
+
+/// A parser of another house: what it makes of a path. `None`: it takes no such path.
+pub(crate) type Parser = (&'static str, fn(&str) -> Option<Vec<u8>>);
+
+/// Independent parsers, whose readings no two spellings may share that policy judges differently.
+pub(crate) const PARSERS: [Parser; 6] = [
+    ("the url crate", url_crate),
+    ("RFC 3986, sections 6.2.2 and 5.2.4", rfc_3986),
+    ("decoded once, then cleaned", |path| Some(clean(&decode(path.as_bytes())))),
+    ("cleaned, then decoded", |path| Some(decode(&clean(path.as_bytes())))),
+    ("decoded until nothing is left, backslashes as slashes, then cleaned", decode_all),
+    ("decoded once, then by RFC 3986", |path| Some(remove_dot_segments(&decode(path.as_bytes())))),
+];
+
+/// The URL standard, as browsers have it.
+fn url_crate(path: &str) -> Option<Vec<u8>> {
+    let url = url::Url::parse(&format!("http://cart.shop{path}")).ok()?;
+    Some(url.path().as_bytes().to_vec())
+}
+
+/// Case of digits and escapes of unreserved characters, then dot segments.
+fn rfc_3986(path: &str) -> Option<Vec<u8>> {
+    let mut normal = Vec::new();
+    let mut rest = path.as_bytes();
+    while let [byte, after @ ..] = rest {
+        rest = after;
+        let decoded = match after {
+            [high, low, ..] if *byte == b'%' => value(*high, *low),
+            _ => None,
+        };
+        match decoded {
+            Some(value) if value.is_ascii_alphanumeric() || b"-._~".contains(&value) => normal.push(value),
+            Some(value) => normal.extend(format!("%{value:02X}").into_bytes()),
+            None => {
+                normal.push(*byte);
+                continue;
+            }
+        }
+        rest = &after[2..];
+    }
+    Some(remove_dot_segments(&normal))
+}
+
+/// RFC 3986, section 5.2.4, step by step.
+fn remove_dot_segments(path: &[u8]) -> Vec<u8> {
+    let mut input = path.to_vec();
+    let mut output: Vec<u8> = Vec::new();
+    while !input.is_empty() {
+        if input.starts_with(b"../") {
+            input.drain(..3);
+        } else if input.starts_with(b"./") || input.starts_with(b"/./") {
+            input.drain(..2);
+        } else if input == b"/." {
+            input = b"/".to_vec();
+        } else if input.starts_with(b"/../") || input == b"/.." {
+            input = if input == b"/.." { b"/".to_vec() } else { input[3..].to_vec() };
+            let end = output.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+            output.truncate(end);
+        } else if input == b"." || input == b".." {
+            input.clear();
+        } else {
+            let end = input.iter().skip(1).position(|byte| *byte == b'/').map_or(input.len(), |at| at + 1);
+            output.extend(input.drain(..end));
+        }
+    }
+    output
+}
+
+/// As servers do that look for files: empty and dot segments go, `..` removes what stands before it.
+fn clean(path: &[u8]) -> Vec<u8> {
+    let mut segments: Vec<&[u8]> = Vec::new();
+    for segment in path.split(|byte| *byte == b'/') {
+        match segment {
+            b"" | b"." => {}
+            b".." => drop(segments.pop()),
+            _ => segments.push(segment),
+        }
+    }
+    let directory = path.ends_with(b"/") || path.ends_with(b"/.") || path.ends_with(b"/..");
+    let mut cleaned = segments.iter().flat_map(|segment| [b"/", *segment].concat()).collect::<Vec<u8>>();
+    if directory || cleaned.is_empty() {
+        cleaned.push(b'/');
+    }
+    cleaned
+}
+
+/// Lenient, as many are: a percent sign that begins no escape stays.
+fn decode(path: &[u8]) -> Vec<u8> {
+    percent_encoding::percent_decode(path).collect()
+}
+
+fn decode_all(path: &str) -> Option<Vec<u8>> {
+    let mut path = path.as_bytes().to_vec();
+    loop {
+        let decoded = decode(&path);
+        if decoded == path {
+            break;
+        }
+        path = decoded;
+    }
+    path.iter_mut().filter(|byte| **byte == b'\\').for_each(|byte| *byte = b'/');
+    Some(clean(&path))
+}
+
+fn value(high: u8, low: u8) -> Option<u8> {
+    let digit = |digit: u8| (digit as char).to_digit(16);
+    u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }

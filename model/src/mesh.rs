@@ -4,6 +4,7 @@ use crate::authentication::{PeerAuthentication, TlsMode};
 use crate::authorization::Authorization;
 use crate::endpoints::Endpoints;
 use crate::names::{Namespace, ResourceName, ServiceName, WorkloadUid};
+use crate::path::Normalization;
 use crate::request_authentication::RequestAuthentication;
 use crate::route::Route;
 use crate::service::{Service, direct_name};
@@ -50,6 +51,8 @@ pub struct MeshConfig {
     pub outbound_traffic: OutboundTraffic,
     /// External authorizers, each name once.
     pub extension_providers: Vec<ExtensionProvider>,
+    /// How far paths are put into one form where a path rule applies.
+    pub path_normalization: Normalization,
 }
 
 /// An external authorizer: a Service of the mesh that speaks Envoy's `ext_authz` over gRPC.
@@ -90,6 +93,7 @@ impl Default for MeshConfig {
             request_timeout_default: None,
             outbound_traffic: OutboundTraffic::default(),
             extension_providers: Vec::new(),
+            path_normalization: Normalization::default(),
         }
     }
 }

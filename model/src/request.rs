@@ -62,9 +62,11 @@ pub struct HttpFacts<'a> {
 }
 
 impl<'a> HttpFacts<'a> {
-    /// The authority without its port.
+    /// The authority without its port, and without the dot that makes a DNS name absolute: servers take the
+    /// name with and without it for one.
     pub fn host(&self) -> &'a str {
-        host_of(self.authority)
+        let host = host_of(self.authority);
+        host.strip_suffix('.').filter(|host| !host.is_empty()).unwrap_or(host)
     }
 }
 

@@ -12,7 +12,7 @@
 
 use crate::names::ResourceName;
 use crate::request::HttpFacts;
-use crate::route::{PathMatch, Route, RouteKind, RouteMatch, RouteRule, ValueMatch, rpc_of};
+use crate::route::{Filter, PathMatch, Route, RouteKind, RouteMatch, RouteRule, ValueMatch, rpc_of};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,6 +27,8 @@ pub struct RouteTable {
     attached: bool,
     /// Of which type the routes are, where they are for connections.
     opaque: Option<RouteKind>,
+    /// Whether any rule looks at the path or edits it.
+    path: bool,
     connections: Connections,
 }
 
@@ -113,6 +115,8 @@ impl RouteTable {
         }
         table.entries.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
         table.index = Index::new(&table.entries);
+        table.path =
+            table.entries.iter().any(|entry| entry.matched().looks_at_path() || entry.rule().edits_path());
         if requests {
             table.opaque = None;
         }
@@ -124,6 +128,11 @@ impl RouteTable {
     /// Whether a route for requests is attached, held or not: they are expected then.
     pub fn expects_requests(&self) -> bool {
         self.attached && self.opaque.is_none()
+    }
+
+    /// Whether any rule looks at the path or edits it, so that it must be canonical before one is chosen.
+    pub fn looks_at_path(&self) -> bool {
+        self.path
     }
 
     /// The type of the routes that are attached, where they are for connections.
@@ -305,6 +314,10 @@ impl Entry {
 }
 
 impl RouteMatch {
+    fn looks_at_path(&self) -> bool {
+        !matches!(&self.path, PathMatch::Prefix(text) if &**text == "/")
+    }
+
     /// Whether the request matches.
     pub fn matches(&self, facts: &HttpFacts<'_>) -> bool {
         self.method.as_ref().is_none_or(|method| method.as_str() == facts.method)
@@ -329,6 +342,18 @@ fn query_matches(query: Option<&str>, name: &str, wanted: &ValueMatch) -> bool {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (key == name).then(|| wanted.matches(value))
     }) == Some(true)
+}
+
+impl RouteRule {
+    // What stands before the path that the client wrote must not be climbed out of.
+    fn edits_path(&self) -> bool {
+        let filters = self.filters.iter().chain(self.backends.iter().flat_map(|backend| &backend.filters));
+        filters.into_iter().any(|filter| match filter {
+            Filter::Rewrite(rewrite) => rewrite.path.is_some(),
+            Filter::Redirect(redirect) => redirect.path.is_some(),
+            _ => false,
+        })
+    }
 }
 
 #[cfg(test)]

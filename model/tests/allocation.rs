@@ -1,4 +1,4 @@
-//! A verdict allocates nothing. A test binary of its own: it counts what its allocator does.
+//! A verdict allocates nothing, nor does the check that a path is canonical. A test binary of its own: it counts what its allocator does.
 
 // A helper of a test may fail as a test does.
 #![allow(clippy::unwrap_used)]
@@ -8,6 +8,7 @@ use weft_model::authorization::{
     Action, Authorization, AuthorizationSet, Clause, Condition, Facts, Operation, Rule, Source,
 };
 use weft_model::names::ResourceName;
+use weft_model::path::Normalization;
 use weft_model::request::{ConnectionFacts, HttpFacts};
 use weft_model::spiffe::SpiffeId;
 use weft_model::string_match::StringMatch;
@@ -45,6 +46,29 @@ fn rule(principal: &str, host: &str, path: &str, values: &[&str]) -> Rule {
         }],
         conditions: vec![Condition::RequestHeader("x-groups".into(), any(values))],
         ..Rule::default()
+    }
+}
+
+#[test]
+fn a_path_that_is_canonical_already_costs_no_allocation() {
+    let usual = [
+        "/",
+        "/items/7",
+        "/shop.Cart/Checkout",
+        "/.well-known/openid-configuration",
+        "/a%20b/%C3%A4/x%3Fy",
+        "/v1/projects/p:cancel",
+        "/items/",
+    ];
+    for (name, level) in Normalization::NAMES {
+        for path in usual {
+            let counted = allocation_counter::measure(|| assert!(level.canonical(path).is_ok()));
+            assert_eq!(counted.count_total, 0, "{name} {path}");
+        }
+        let counted = allocation_counter::measure(|| {
+            let _ = level.canonical("/a/../b");
+        });
+        assert_eq!(counted.count_total > 0, level != Normalization::None, "the counter counts");
     }
 }
 

@@ -21,7 +21,7 @@ pub use body::{Body, BodyError, Frame, LocalBody, Revocable, Tunnel};
 pub use grammar::{elements, is_token, is_value};
 pub(crate) use grammar::{is_token_byte, is_value_byte, position, value_run};
 pub use h2_body::H2Body;
-pub use head::{RequestHead, ResponseHead, Scheme, Version};
+pub use head::{RequestHead, ResponseHead, Scheme, TargetError, Version};
 pub(crate) use headers::{Field, Span};
 pub use headers::{FieldRef, HeaderError, Headers};
 pub use http::{Method, StatusCode};

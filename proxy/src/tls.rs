@@ -11,6 +11,7 @@ pub mod authority;
 pub mod connect;
 pub mod leaf;
 pub mod own;
+mod subject;
 pub mod verify;
 pub mod wire;
 

@@ -1,7 +1,7 @@
 //! The harness of the integration tests: whole programs, real sockets, nothing mocked.
 //!
 //! [`mesh`] starts the built binaries as processes; [`application`] is what stands behind a proxy;
-//! [`client`] what stands before one; [`raw`] sends and reads exact bytes; [`speaker`] speaks
+//! [`client`] what stands before one; [`raw`] and [`raw_http2`] send and read exact bytes; [`speaker`] speaks
 //! anything but HTTP; [`relay`] calls on, or never answers; [`certificate`] makes certificates, good and bad; [`issuer`] makes tokens;
 //! [`netns`] makes pods of network namespaces, [`pods`] a mesh of them; [`wait`] waits for a condition,
 //! never for a time. A test that fails
@@ -27,6 +27,7 @@ pub mod pods;
 pub mod ports;
 pub mod process;
 pub mod raw;
+pub mod raw_http2;
 pub mod relay;
 pub mod speaker;
 pub mod tamper;

@@ -42,7 +42,120 @@ fn malformed() -> Vec<(Vec<u8>, Reason)> {
             Reason::TransferCodingUnsupported,
         ),
         text("GET / HTTP/1.1\r\nHost: cart.shop\r\nExpect: miracles\r\n\r\n", Reason::ExpectationUnsupported),
+        text(
+            "GET / HTTP/1.1\r\nHost: cart.shop\r\nExpect: 100-continue\r\nExpect: miracles\r\n\r\n",
+            Reason::ExpectationUnsupported,
+        ),
     ];
+    let head = |line: &str| format!("{line}\r\nHost: cart.shop\r\n\r\n").into_bytes();
+    for line in [
+        "GET /",
+        "GET / http/1.1",
+        "GET / HTTP/1.10",
+        "GET / HTTP/1.1 ",
+        "GET /  HTTP/1.1",
+        "GET\t/ HTTP/1.1",
+        " GET / HTTP/1.1",
+        "GE T / HTTP/1.1",
+        "G(T / HTTP/1.1",
+        "GET foo HTTP/1.1",
+        "GET * HTTP/1.1",
+        "GET cart.shop:80 HTTP/1.1",
+        "GET ftp://cart.shop/ HTTP/1.1",
+        "GET //[ HTTP/1.1\r",
+        "GET /\"a\" HTTP/1.1",
+        "GET /<a> HTTP/1.1",
+        "GET /a\\b HTTP/1.1",
+        "GET /{a} HTTP/1.1",
+        "GET /a|b HTTP/1.1",
+        "GET /\u{e4} HTTP/1.1",
+        "GET /a?b#c HTTP/1.1",
+        "GET /a?\u{e4} HTTP/1.1",
+        "GET /\0 HTTP/1.1",
+        "GET /\x7f HTTP/1.1",
+        "GET /\rb HTTP/1.1",
+        "GET / HTTP/1.1\r\nX\0Y: a",
+        "GET / HTTP/1.1\r\nX Y: a",
+        "GET / HTTP/1.1\r\nX\tY: a",
+        "GET / HTTP/1.1\r\nX\u{e4}: a",
+        "GET / HTTP/1.1\r\nX",
+        "GET / HTTP/1.1\r\nX: a\x7f",
+        "GET / HTTP/1.1\r\nX: a\x1b[0m",
+        "GET / HTTP/1.1\r\nX: a\x0b",
+        "GET / HTTP/1.1\r\nX: a\nY: b",
+        "GET / HTTP/1.1\r\n X: a",
+        "GET / HTTP/1.1\nX: a",
+        "POST / HTTP/1.1\r\nContent-Length: +1",
+        "POST / HTTP/1.1\r\nContent-Length: -1",
+        "POST / HTTP/1.1\r\nContent-Length:",
+        "POST / HTTP/1.1\r\nContent-Length: 0x1",
+        "POST / HTTP/1.1\r\nContent-Length: 1 1",
+        "POST / HTTP/1.1\r\nContent-Length: 18446744073709551616",
+        "PROXY TCP4 192.0.2.1 192.0.2.2 1 80",
+    ] {
+        cases.push((head(line), Reason::RequestMalformed));
+    }
+    let raw = |line: &[u8]| [line, b" HTTP/1.1\r\nHost: cart.shop\r\n\r\n"].concat();
+    cases.push((raw(b"GET /\xff"), Reason::RequestMalformed));
+    cases.push((raw(b"GET /\x80a"), Reason::RequestMalformed));
+    cases.push((raw(b"GE\xff /"), Reason::RequestMalformed));
+    // HTTP/0.9, which was never numbered, and what was.
+    cases.push((head("GET / HTTP/0.9"), Reason::VersionUnsupported));
+    cases.push((head("GET / HTTP/3.0"), Reason::VersionUnsupported));
+    for lengths in ["1\r\nContent-Length: 1", "1, 1", "1,2", "1,"] {
+        let text = format!("POST / HTTP/1.1\r\nHost: cart.shop\r\nContent-Length: {lengths}\r\n\r\na");
+        cases.push((text.into_bytes(), Reason::RequestFramingAmbiguous));
+    }
+    for coding in [
+        "chunked\r\nTransfer-Encoding: chunked",
+        "chunked, chunked",
+        "chunked, identity",
+        "identity",
+        "gzip",
+        "xchunked",
+        "chunked;q=1",
+        "\"chunked\"",
+        ",chunked",
+        "",
+    ] {
+        let text =
+            format!("POST / HTTP/1.1\r\nHost: cart.shop\r\nTransfer-Encoding: {coding}\r\n\r\n0\r\n\r\n");
+        cases.push((text.into_bytes(), Reason::TransferCodingUnsupported));
+    }
+    let old = "POST / HTTP/1.0\r\nHost: cart.shop\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    cases.push(text(old, Reason::RequestFramingAmbiguous));
+    let order = "POST / HTTP/1.1\r\nHost: cart.shop\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n";
+    cases.push(text(order, Reason::RequestFramingAmbiguous));
+    for host in [
+        "",
+        "a b/c",
+        "a,b",
+        "cart.shop, bank.shop",
+        "cart.shop:",
+        "cart.shop:99999",
+        "cart.shop:http",
+        "cart.shop:80:80",
+        "cart%2eshop",
+        "[::1",
+        "[::1]x",
+        "[cart.shop]",
+        "cart.shop\\bank",
+        "http://cart.shop",
+        "\u{e4}.shop",
+    ] {
+        let text = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        cases.push((text.into_bytes(), Reason::HostInvalid));
+    }
+    let twice = "GET / HTTP/1.1\r\nHost: cart.shop\r\nhost: cart.shop\r\n\r\n";
+    cases.push(text(twice, Reason::HostInvalid));
+    for target in ["http://u@cart.shop/", "http://u:p@cart.shop/", "http:///", "http://cart.shop:99999/"] {
+        cases.push((head(&format!("GET {target} HTTP/1.1")), Reason::HostInvalid));
+    }
+    for target in
+        ["http://bank.shop/", "http://cart.shop:8080/", "https://cart.shop:80/", "http://cart.shop.evil/"]
+    {
+        cases.push((head(&format!("GET {target} HTTP/1.1")), Reason::AuthorityMismatch));
+    }
     let long = |name: &str, count: usize| [name.as_bytes(), &vec![b'a'; count]].concat();
     let target = [&long("GET /", 70_000)[..], b" HTTP/1.1\r\nHost: cart.shop\r\n\r\n"].concat();
     cases.push((target, Reason::TargetTooLong));
@@ -100,18 +213,91 @@ async fn a_second_request_hidden_behind_a_refused_one_is_never_served() {
     assert_eq!(application.requests(), []);
 }
 
+/// What passes, and what the application sees of it: no rule looks at it, so that nothing is made of it.
+const UNCHANGED: [(&str, &str, &str); 14] = [
+    ("GET", "/a/./b/../c", "/a/./b/../c"),
+    ("GET", "//a///b", "//a///b"),
+    ("GET", "/%2e%2e/%2F%5c%00%zz", "/%2e%2e/%2F%5c%00%zz"),
+    ("GET", "/a;b=c/..;/d", "/a;b=c/..;/d"),
+    ("GET", "/a?b|c={d}\\^`", "/a?b|c={d}\\^`"),
+    ("GET", "/?", "/?"),
+    ("get", "/lower", "/lower"),
+    ("QUERY", "/extension", "/extension"),
+    ("OPTIONS", "*", "*"),
+    ("GET", "http://cart.shop/absolute", "/absolute"),
+    ("GET", "HTTP://CART.shop:80/case", "/case"),
+    ("GET", "http://cart.shop?query", "/?query"),
+    ("GET", "http://cart.shop", "/"),
+    ("OPTIONS", "http://cart.shop", "*"),
+];
+
+#[tokio::test]
+async fn what_is_odd_and_has_one_meaning_passes_at_both_ends() {
+    let application = Application::start("cart-1").await;
+    let mesh = permissive(&application).await;
+    let ends = [mesh.client_of("shop/web-1", "shop/cart").address(), mesh.proxy("shop/cart-1").inbound()];
+    for end in ends {
+        for (method, target, seen) in UNCHANGED {
+            let before = application.requests().len();
+            let head =
+                format!("{method} {target} HTTP/1.1\r\nHost: cart.shop\r\nX_Under_score: 1\r\nX-High: ");
+            let rest = b"\xfe \xc3\xa4\tb \t\r\nConnection: close\r\n\r\n";
+            let answer = raw::exchange(end, &[head.as_bytes(), rest].concat()).await;
+            assert_eq!((answer.status(), answer.reason()), (200, None), "{method} {target}");
+            let requests = application.requests();
+            let [request] = &requests[before..] else { panic!("{target}: {requests:?}") };
+            assert_eq!((request.method.as_str(), request.target.as_str()), (method, seen));
+            assert_eq!(request.field("x_under_score"), Some("1"), "{target}");
+            assert_eq!(request.field("x-high"), Some("\u{fffd} \u{e4}\tb"), "{target}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_broken_chunk_is_a_broken_body_for_both_sides() {
     let application = Application::start("cart-1").await;
     let mesh = permissive(&application).await;
+    let ends = [mesh.client_of("shop/web-1", "shop/cart").address(), mesh.proxy("shop/cart-1").inbound()];
     let head = "POST /discard HTTP/1.1\r\nHost: cart.shop\r\nTransfer-Encoding: chunked\r\n\r\n";
-    for chunk in ["zz\r\n", "0x3\r\nabc\r\n0\r\n\r\n", "3\nabc\n0\n\n", "ffffffffffffffffff\r\n", "-1\r\n"] {
-        let address = mesh.client_of("shop/web-1", "shop/cart").address();
-        let answer = raw::exchange(address, format!("{head}{chunk}").as_bytes()).await;
-        if answer.head.is_some() {
-            assert_eq!(answer.reason(), Some(Reason::BodyMalformed.label()), "{chunk:?}");
+    let long_extension = format!("1;{}\r\na\r\n0\r\n\r\n", "x".repeat(1000));
+    let chunks = [
+        "zz\r\n",
+        "0x3\r\nabc\r\n0\r\n\r\n",
+        "3\nabc\n0\n\n",
+        "3\r\nabc\n0\r\n\r\n",
+        "3\r\nabcd\r\n0\r\n\r\n",
+        "3 \r\nabc\r\n0\r\n\r\n",
+        " 3\r\nabc\r\n0\r\n\r\n",
+        "+3\r\nabc\r\n0\r\n\r\n",
+        ";a\r\n\r\n",
+        "\r\n",
+        "3;a\nb\r\nabc\r\n0\r\n\r\n",
+        "3;a\rb\r\nabc\r\n0\r\n\r\n",
+        "3;\0\r\nabc\r\n0\r\n\r\n",
+        "ffffffffffffffffff\r\n",
+        "8000000000000000\r\n",
+        "-1\r\n",
+        &long_extension,
+        "0\r\nX: y\n\n",
+        "0\r\nX : y\r\n\r\n",
+        "0\r\nX: a\r\n b\r\n\r\n",
+        "0\r\nContent-Length: 5\r\n\r\n",
+        "0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "0\r\nHost: bank.shop\r\n\r\n",
+        "0\r\nAuthorization: x\r\n\r\n",
+        "0\r\nX-Forwarded-Client-Cert: x\r\n\r\n",
+        "0\r\nx_forwarded_client_cert: x\r\n\r\n",
+        "0\r\nX-Weft-Reason: x\r\n\r\n",
+        "0\r\nX_Weft-Anything: x\r\n\r\n",
+    ];
+    for end in ends {
+        for chunk in chunks {
+            let answer = raw::exchange(end, format!("{head}{chunk}").as_bytes()).await;
+            if answer.head.is_some() {
+                assert_eq!(answer.reason(), Some(Reason::BodyMalformed.label()), "{chunk:?}");
+            }
+            assert_ne!(answer.status(), 200, "{chunk:?}");
         }
-        assert_ne!(answer.status(), 200, "{chunk:?}");
     }
 }
 

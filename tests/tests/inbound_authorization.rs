@@ -103,6 +103,42 @@ async fn a_header_decides() {
 }
 
 #[tokio::test]
+async fn a_field_of_several_values_admits_only_if_all_fit_and_denies_if_any_does() {
+    let rules = |any: &str| format!("[{{ when: [{{ key: 'request.headers[x-team]', {any} }}] }}]");
+    let allow = rules("values: [blue, green*], notValues: [greenish]");
+    let deny = rules("notValues: [blue, green]");
+    // The lines of the field, and whether the ALLOW admits and the DENY lets it by.
+    let cases: [(&[&str], bool, bool); 13] = [
+        (&["blue"], true, true),
+        (&["blue", "green"], true, true),
+        (&["green,blue"], true, true),
+        (&[" blue ,\tgreen,, "], true, true),
+        (&["greener"], true, false),
+        (&["blue", "red"], false, false),
+        (&["red", "blue"], false, false),
+        (&["blue, red"], false, false),
+        (&["blue red"], false, false),
+        (&["blue", "greenish"], false, false),
+        (&["blue\u{e4}"], false, false),
+        (&["\"blue\""], false, false),
+        (&[], false, false),
+    ];
+    for (action, rules) in [("ALLOW", allow), ("DENY", deny)] {
+        let application = Application::start("cart-1").await;
+        let mesh = cart(&application, &authorization("cart", "cart", action, &rules)).await;
+        for (lines, admitted, by) in cases {
+            let add = |request: Request, line: &&str| request.field("X-Team", line);
+            let response = web(&mesh).send(&lines.iter().fold(Request::get(CART), add)).await;
+            let passes = if action == "ALLOW" { admitted } else { by };
+            assert_eq!(response.status() == 200, passes, "{action} {lines:?}: {}", response.text());
+            if !passes {
+                response.refused_with(Reason::AuthorizationDenied);
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_port_that_policy_sees_is_the_advertised_one() {
     let application = Application::start("cart-1").await;
     let mesh = Builder::pair(application.address()).start().await;

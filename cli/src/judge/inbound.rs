@@ -9,7 +9,7 @@ use weft_model::authorization::{
 };
 use weft_model::endpoints::Wire;
 use weft_model::mesh::Mesh;
-use weft_model::path::{self, PathError};
+use weft_model::path::{Normalization, PathError};
 use weft_model::reason::Reason;
 use weft_model::request::{ConnectionFacts, HttpFacts};
 use weft_model::request_authentication::RequestAuthenticationSet;
@@ -33,6 +33,7 @@ pub(crate) struct Own {
     trusted_proxies: u32,
     /// External authorizers without whose answer requests pass.
     fail_open: Vec<Box<str>>,
+    path_normalization: Normalization,
 }
 
 /// What becomes of a request at one endpoint.
@@ -82,6 +83,7 @@ impl Own {
                 let providers = mesh.config.extension_providers.iter();
                 providers.filter(|held| held.fail_open).map(|held| held.name.clone()).collect()
             },
+            path_normalization: mesh.config.path_normalization,
         }
     }
 
@@ -317,7 +319,8 @@ impl Prepared<'_> {
         let head = edited.as_ref().unwrap_or(head);
         let path = match head.path() {
             "*" => "*".into(),
-            path if end.own.authorization.looks_at_path() => match path::canonical(path) {
+            path if end.own.authorization.looks_at_path() => match end.own.path_normalization.canonical(path)
+            {
                 Ok(canonical) => canonical,
                 Err(error) if end.own.authorization.needs_canonical_path() => {
                     return Err(Answer::Path(error));

@@ -13,7 +13,7 @@ use weft_model::request::host_of;
 use weft_model::service::{Service, ServicePort, ServiceTarget, direct_name};
 use weft_model::spiffe::SpiffeId;
 use weft_model::token::Claims;
-use weft_proxy::http::{Headers, Known, Method, RequestHead, Version, respond};
+use weft_proxy::http::{Headers, Method, RequestHead, Version, respond};
 
 /// Who calls.
 #[derive(Clone, Debug)]
@@ -147,7 +147,6 @@ pub(super) fn head(
         fields.append(name, value.as_bytes()).map_err(|_| refused(&format!("the field {name:?}")))?;
     }
     respond::strip_internal(&mut fields);
-    fields.remove(Known::XForwardedClientCert);
     fields.remove_hop_by_hop(false);
     let authority = host.clone().unwrap_or_else(|| authority(service, port.port));
     let head = RequestHead::new(method, Version::Http11, &authority, path, fields);

@@ -1,6 +1,7 @@
 //! AuthorizationPolicies: which workloads each binds, and whether it can hold there.
 
 use super::binding::bound;
+use super::paths;
 use super::population::Population;
 use super::principals::{OWN, expand, is_own};
 use super::services::Services;
@@ -42,6 +43,7 @@ pub(crate) fn bind(
         for rule in &document.spec.rules {
             check_protocols(report, rule, document.spec.action, &bound, population);
             check_ports(report, rule, &bound, population);
+            paths::check(report, &rule.paths, config.path_normalization);
             for domain in rule.trust_domains.iter().filter(|domain| !is_own(&domain.value, config)) {
                 let message = format!(
                     "{} is not a trust domain of this mesh: nobody has such a principal",

@@ -1,11 +1,13 @@
 //! Routes: the Services they attach to and the Services they lead to.
 
+use super::paths;
 use super::services::{Port, Services};
 use crate::report::{At, Place, Report};
 use crate::schema::route::{Parent, Route as Written, Rule};
 use crate::schema::{Document, Documents};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use weft_model::mesh::MeshConfig;
 use weft_model::names::{Namespace, ResourceName, ServiceName};
 use weft_model::route::{Backend, Filter, Mirror, Route, RouteKind, RouteMatch, RouteRule};
 use weft_model::service::Protocol;
@@ -17,6 +19,7 @@ const KINDS: [RouteKind; 4] = [RouteKind::Grpc, RouteKind::Http, RouteKind::Tls,
 pub(crate) fn attach<'r>(
     report: &Report<'_>,
     documents: &'r Documents<'r>,
+    config: &MeshConfig,
     services: &mut Services<'_>,
 ) -> BTreeMap<ResourceName, Arc<Route>> {
     let mut held = BTreeMap::new();
@@ -56,6 +59,9 @@ pub(crate) fn attach<'r>(
                 }
             }
             warn_of_shadows(report, &document.spec.rules);
+            for rule in &document.spec.rules {
+                paths::check(report, &rule.paths, config.path_normalization);
+            }
             let rules: Vec<_> =
                 document.spec.rules.iter().map(|rule| joined(report, kind, rule, services)).collect();
             if report.failed(document.place()) {

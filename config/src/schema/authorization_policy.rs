@@ -15,7 +15,6 @@ use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 use weft_model::authorization::{Action, Authorization, Clause, Operation, Rule as Model, Source};
 use weft_model::names::Namespace;
-use weft_model::path::{PathError, canonical};
 use weft_model::spiffe::TrustDomain;
 use weft_model::string_match::StringMatch;
 
@@ -56,6 +55,20 @@ pub(crate) struct Rule {
     pub(crate) ports: Vec<At<u16>>,
     /// The trust domains that exact principals name.
     pub(crate) trust_domains: Vec<At<Box<str>>>,
+    /// The paths that operations name.
+    pub(crate) paths: Vec<RulePath>,
+}
+
+/// A path that a rule names. Whether any request can have it depends on the MeshConfig.
+#[derive(Debug)]
+pub(crate) struct RulePath {
+    pub(crate) place: Place,
+    /// As it is written.
+    pub(crate) text: Box<str>,
+    /// A path that it should match.
+    pub(crate) sample: Box<str>,
+    /// Whether the sample is the beginning of one.
+    pub(crate) partial: bool,
 }
 
 impl Rule {
@@ -267,7 +280,7 @@ fn operation_fields(object: &Object<'_>, rule: &mut Rule) -> Operation {
         }),
         paths: clause(object, ["paths", "notPaths"], |value| {
             rule.needs_http("paths", value.place);
-            path(value)
+            path(value, rule)
         }),
         ports: clause(object, ["ports", "notPorts"], port),
     };
@@ -309,9 +322,9 @@ fn method(value: Value<'_>) -> Option<StringMatch> {
     Some(pattern)
 }
 
-// Paths are judged in their canonical form, without query: a rule for another spelling would be
-// passed by.
-fn path(value: Value<'_>) -> Option<StringMatch> {
+// Paths are judged without query, and in a form that the MeshConfig chooses: which of them no request has is
+// looked at when it is known.
+fn path(value: Value<'_>, rule: &mut Rule) -> Option<StringMatch> {
     let text = value.text()?;
     if !text.value.contains(['{', '}']) {
         pattern(value)?;
@@ -329,21 +342,8 @@ fn path(value: Value<'_>) -> Option<StringMatch> {
         return None;
     }
     if let Some((sample, partial)) = sample(&parsed) {
-        match canonical(&sample) {
-            Ok(form) if form == sample => {}
-            Ok(form) => {
-                let hint = format!("requests are judged by {}", quoted(&form));
-                value.error_hint(format!("the path {} never matches", quoted(text.value)), hint);
-                return None;
-            }
-            // A prefix may end within an escape.
-            Err(PathError::Escape) if partial => {}
-            Err(error) => {
-                let hint = (!text.value.starts_with('/')).then(|| "start it with /".to_owned());
-                value.error_hint(format!("the path {} never matches: {error}", quoted(text.value)), hint);
-                return None;
-            }
-        }
+        let (text, sample) = (text.value.into(), sample.into());
+        rule.paths.push(RulePath { place: value.place, text, sample, partial });
     }
     Some(parsed)
 }

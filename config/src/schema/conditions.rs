@@ -185,6 +185,11 @@ pub(crate) fn header_free_host(value: Value<'_>) -> Option<StringMatch> {
         value.error_hint(format!("the host {} never matches", quoted(text.value)), hint);
         return None;
     }
+    if text.value.ends_with('.') {
+        let hint = format!("write {}", quoted(text.value.trim_end_matches('.')));
+        value.error_hint("hosts are compared without the dot at their end", hint);
+        return None;
+    }
     if text.value.contains(['/', ' ', '@']) {
         value.error(format!("{} is not a host", quoted(text.value)));
         return None;

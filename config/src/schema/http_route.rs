@@ -2,6 +2,7 @@
 //!
 //! The bounds and rules here are those of the upstream CRD, whose generated types do not carry them.
 
+use super::authorization_policy::RulePath;
 use super::metadata::Metadata;
 use super::route::{self, Around, Hostnames, Route, Rule, headers, named_value, pattern, rule_with};
 use super::route_filters::Allowed;
@@ -30,8 +31,9 @@ pub(crate) fn read(spec: Option<&Object<'_>>, metadata: &Metadata<'_>) -> Route 
 fn rule(value: Value<'_>, metadata: &Metadata<'_>) -> Option<Rule> {
     let object = value.object()?;
     let mut matches: Vec<RouteMatch> = Vec::new();
+    let mut paths = Vec::new();
     for item in object.take("matches").and_then(|value| value.items(64)).unwrap_or_default() {
-        matches.extend(route_match(item));
+        matches.extend(route_match(item, &mut paths));
     }
     if matches.is_empty() {
         matches.push(RouteMatch {
@@ -42,6 +44,7 @@ fn rule(value: Value<'_>, metadata: &Metadata<'_>) -> Option<Rule> {
         });
     }
     let mut read = rule_with(value, &object, metadata, matches, Allowed::Http);
+    read.paths = paths;
     let rule = &mut read.rule;
     if let Some(timeouts) = object.take("timeouts").and_then(Value::object) {
         rule.request_timeout = timeouts.take("request").and_then(Value::duration).map(|at| at.value);
@@ -84,9 +87,9 @@ fn retry(value: Value<'_>) -> Option<RetryPolicy> {
     Some(RetryPolicy { codes, attempts, backoff })
 }
 
-fn route_match(value: Value<'_>) -> Option<RouteMatch> {
+fn route_match(value: Value<'_>, paths: &mut Vec<RulePath>) -> Option<RouteMatch> {
     let object = value.object()?;
-    let path = object.take("path").map_or_else(|| Some(PathMatch::prefix("/")), path);
+    let path = object.take("path").map_or_else(|| Some(PathMatch::prefix("/")), |value| path(value, paths));
     let headers = headers(&object);
     let mut queries: Vec<(Box<str>, ValueMatch)> = Vec::new();
     for item in object.take("queryParams").and_then(|value| value.items(16)).unwrap_or_default() {
@@ -119,7 +122,7 @@ enum PathKind {
     Regex,
 }
 
-fn path(value: Value<'_>) -> Option<PathMatch> {
+fn path(value: Value<'_>, paths: &mut Vec<RulePath>) -> Option<PathMatch> {
     let object = value.object()?;
     let kinds = [
         ("PathPrefix", PathKind::Prefix),
@@ -143,6 +146,8 @@ fn path(value: Value<'_>) -> Option<PathMatch> {
         value.report.error(text.place, format!("the path {} {problem}", quoted(text.value)));
         return None;
     }
+    let (written, sample) = (text.value.into(), text.value.into());
+    paths.push(RulePath { place: text.place, text: written, sample, partial: false });
     Some(match kind {
         PathKind::Exact => PathMatch::Exact(text.value.into()),
         _ => PathMatch::prefix(text.value),

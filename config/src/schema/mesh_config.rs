@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 use weft_model::mesh::{ExtensionProvider, MeshConfig as Model, OutboundTraffic};
 use weft_model::names::service_of_host;
+use weft_model::path::Normalization;
 use weft_model::spiffe::TrustDomain;
 
 /// The shortest prefix of a block of nodes: 10.0.0.0/8 is the widest that anybody gives to machines.
@@ -17,6 +18,12 @@ const NODE_PREFIX_MIN: u8 = 8;
 /// What becomes of connections that leave the mesh, by Istio's names.
 const OUTBOUND_TRAFFIC: [(&str, OutboundTraffic); 2] =
     [("ALLOW_ANY", OutboundTraffic::AllowAny), ("REGISTRY_ONLY", OutboundTraffic::RegistryOnly)];
+
+/// How far paths are put into one form, by Istio's names. What is not said goes as far as it goes.
+const NORMALIZATION: [(&str, Normalization); 5] = {
+    let [none, base, merge, decode] = Normalization::NAMES;
+    [none, base, merge, decode, ("DEFAULT", Normalization::DecodeAndMergeSlashes)]
+};
 
 /// How long an external authorizer may take. Istio's 600 s would hold a request that long.
 const PROVIDER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
@@ -79,6 +86,11 @@ pub(crate) fn read(spec: Option<&Object<'_>>) -> MeshConfig {
         && let Some(mode) = object.require("mode").and_then(|value| value.choice(&OUTBOUND_TRAFFIC))
     {
         model.outbound_traffic = mode.value;
+    }
+    if let Some(object) = spec.take("pathNormalization").and_then(Value::object)
+        && let Some(level) = object.require("normalization").and_then(|value| value.choice(&NORMALIZATION))
+    {
+        model.path_normalization = level.value;
     }
     for value in spec.take("extensionProviders").and_then(|value| value.items(64)).unwrap_or_default() {
         let Some(provider) = provider(value, &model) else { continue };

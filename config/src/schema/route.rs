@@ -1,6 +1,7 @@
 //! What routes have in common: parents, backends, headers, and the parts of a rule that do not depend on
 //! what it matches.
 
+use super::authorization_policy::RulePath;
 use super::metadata::Metadata;
 use super::route_filters::{Allowed, filters, hostname};
 use super::value::{Object, Value};
@@ -36,6 +37,8 @@ pub(crate) struct Rule {
     pub(crate) place: Place,
     pub(crate) rule: RouteRule,
     pub(crate) backends: Vec<BackendRef>,
+    /// The paths that its matches name.
+    pub(crate) paths: Vec<RulePath>,
 }
 
 #[derive(Debug)]
@@ -202,7 +205,7 @@ pub(crate) fn rule_with(
         session: None,
         provenance: value.report.provenance(value.place),
     };
-    Rule { place: value.place, rule, backends }
+    Rule { place: value.place, rule, backends, paths: Vec::new() }
 }
 
 // Whether a client that follows the redirect makes a request that matches again.

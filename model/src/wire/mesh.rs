@@ -5,6 +5,7 @@ use super::route::{duration_from_wire, duration_to_wire};
 use super::service::{reference_from_wire, reference_to_wire};
 use super::{Refusal, each, invalid, level, missing, parse, port};
 use crate::mesh::{ExtensionProvider, Generation, MeshConfig, OutboundTraffic};
+use crate::path::Normalization;
 use crate::proto::v1;
 use crate::trust::TrustBundle;
 
@@ -41,6 +42,13 @@ pub(super) fn config_to_wire(config: &MeshConfig) -> v1::MeshConfig {
         }
         .into(),
         extension_providers: config.extension_providers.iter().map(provider_to_wire).collect(),
+        path_normalization: match config.path_normalization {
+            Normalization::None => v1::PathNormalization::None,
+            Normalization::Base => v1::PathNormalization::Base,
+            Normalization::MergeSlashes => v1::PathNormalization::MergeSlashes,
+            Normalization::DecodeAndMergeSlashes => v1::PathNormalization::DecodeAndMergeSlashes,
+        }
+        .into(),
     }
 }
 
@@ -64,6 +72,15 @@ pub(super) fn config_from_wire(message: v1::MeshConfig) -> Result<MeshConfig, Re
             }
         },
         extension_providers: each(message.extension_providers, provider_from_wire)?,
+        path_normalization: match v1::PathNormalization::try_from(message.path_normalization) {
+            Ok(v1::PathNormalization::None) => Normalization::None,
+            Ok(v1::PathNormalization::Base) => Normalization::Base,
+            Ok(v1::PathNormalization::MergeSlashes) => Normalization::MergeSlashes,
+            Ok(v1::PathNormalization::DecodeAndMergeSlashes) => Normalization::DecodeAndMergeSlashes,
+            Ok(v1::PathNormalization::Unspecified) | Err(_) => {
+                return Err(missing("how far paths are put into one form"));
+            }
+        },
     })
 }
 

@@ -267,6 +267,7 @@ fn all() -> Vec<Resource> {
             node_cidrs: vec!["192.0.2.0/24".parse().unwrap()],
             request_timeout_default: Some(Duration::from_secs(1)),
             outbound_traffic: OutboundTraffic::RegistryOnly,
+            path_normalization: crate::path::Normalization::MergeSlashes,
             extension_providers: vec![crate::mesh::ExtensionProvider {
                 name: "authorizer".into(),
                 service: cart(),

@@ -6,6 +6,7 @@
 //! that they can be fuzzed; given a part of a head, they ask for more.
 
 use super::authority::{same_authority, valid_authority};
+use crate::http::respond::is_internal;
 use crate::http::{Field, Headers, Known, KnownSet, Limits, Method, RequestHead, ResponseHead, Scheme, Span};
 use crate::http::{StatusCode, Version, is_token, is_token_byte, position, value_run};
 use weft_model::reason::Reason;
@@ -253,7 +254,12 @@ pub fn trailers(input: &[u8], limits: &Limits) -> Result<Option<(usize, Headers)
     let max = limits.head_bytes_max.min(TRAILER_BYTES_MAX);
     let section = &input[..input.len().min(max)];
     match fields(section, 0, limits) {
-        Ok((_, headers)) if headers.contains_any(TRAILERS_FORBIDDEN) => Err(Reason::BodyMalformed),
+        Ok((_, headers))
+            if headers.contains_any(TRAILERS_FORBIDDEN)
+                || headers.iter().any(|field| is_internal(field.name)) =>
+        {
+            Err(Reason::BodyMalformed)
+        }
         Ok(parsed) => Ok(Some(parsed)),
         Err(Stop::More) if section.len() < max => Ok(None),
         Err(_) => Err(Reason::BodyMalformed),

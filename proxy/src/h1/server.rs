@@ -261,11 +261,13 @@ fn judge(head: &RequestHead, limits: &Limits) -> Result<Asked, Reason> {
     if head.method == Method::CONNECT && (!limits.connect || framing != Framing::None) {
         return Err(if limits.connect { Reason::RequestMalformed } else { Reason::MethodUnsupported });
     }
-    let expected = match headers.get(Known::Expect) {
-        None => false,
-        Some(_) if head.version == Version::Http10 => false,
-        Some(value) if value.eq_ignore_ascii_case(b"100-continue") => true,
-        Some(_) => return Err(Reason::ExpectationUnsupported),
+    // Once: of two expectations one would pass unseen.
+    let mut expectations = headers.get_all(Known::Expect);
+    let expected = match (expectations.next(), expectations.next()) {
+        (None, _) => false,
+        (Some(_), _) if head.version == Version::Http10 => false,
+        (Some(value), None) if value.eq_ignore_ascii_case(b"100-continue") => true,
+        (Some(_), _) => return Err(Reason::ExpectationUnsupported),
     };
     Ok(Asked {
         framing,

@@ -8,6 +8,7 @@
 use super::case::{CASE, PHRASE, Spelling};
 use crate::h1::parse::{TRAILERS_FORBIDDEN, valid_target};
 use crate::h1::valid_authority;
+use crate::http::respond::is_internal;
 use crate::http::{
     Field, Headers, Known, KnownSet, Limits, Method, RequestHead, ResponseHead, Scheme, Span, Version,
 };
@@ -104,7 +105,7 @@ pub(crate) fn trailers_from_map(map: &HeaderMap, peer: &Peer) -> Result<Headers,
     for (name, value) in map {
         let known = Known::of(name.as_str().as_bytes());
         let ours = OURS.contains(known) || name == CASE || name == PHRASE;
-        if !ours && TRAILERS_FORBIDDEN.contains(known) {
+        if !ours && (TRAILERS_FORBIDDEN.contains(known) || is_internal(name.as_str().as_bytes())) {
             return Err(Reason::BodyMalformed);
         }
         if !ours || (peer.mesh && known == Known::XWeftReason) {

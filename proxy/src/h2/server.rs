@@ -237,6 +237,10 @@ async fn send(answer: Response, mut respond: SendResponse<Bytes>, to_head: bool,
 
 /// Whether the client waits to be told to send its body. `Expect` itself is answered here.
 fn expectation(headers: &mut HeaderMap) -> Result<Option<Rc<Cell<bool>>>, Reason> {
+    // Once: of two expectations one would pass unseen.
+    if headers.get_all(EXPECT).iter().nth(1).is_some() {
+        return Err(Reason::ExpectationUnsupported);
+    }
     match headers.remove(EXPECT) {
         None => Ok(None),
         Some(value) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {

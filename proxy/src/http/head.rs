@@ -8,6 +8,8 @@ use super::grammar::{is_value, position};
 use super::headers::{HeaderError, Headers, Span};
 use super::known::Known;
 use http::{Method, StatusCode};
+use std::borrow::Cow;
+use weft_model::path::{Normalization, PathError};
 
 /// The version spoken on the connection a head came by.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -54,6 +56,17 @@ pub struct ResponseHead {
     pub version: Version,
     headers: Headers,
     phrase: Option<Span>,
+}
+
+/// Why a path was not made canonical.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum TargetError {
+    /// It has no canonical form.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The block of fields, which holds it, is full.
+    #[error(transparent)]
+    Full(#[from] HeaderError),
 }
 
 // === impl Version ===
@@ -167,6 +180,20 @@ impl RequestHead {
         self.target = self.headers.push(path_and_query.as_bytes())?;
         self.path_length = path_length(path_and_query.as_bytes());
         Ok(())
+    }
+
+    /// Puts the path into its canonical form, which is then what is judged, routed and forwarded. The query
+    /// and `*` stay as they are. Allocates only where the path changes.
+    pub fn make_path_canonical(&mut self, level: Normalization) -> Result<(), TargetError> {
+        if self.path() == "*" {
+            return Ok(());
+        }
+        let Cow::Owned(mut target) = level.canonical(self.path())? else { return Ok(()) };
+        if let Some(query) = self.query() {
+            target.push('?');
+            target.push_str(query);
+        }
+        Ok(self.set_path_and_query(&target)?)
     }
 
     /// The protocols the client offers to upgrade to, if it does so on this hop. An offer of HTTP/2

@@ -1,13 +1,15 @@
 //! Answers the proxy makes itself, as the client understands them, and the mesh's internal fields.
 //!
 //! The only mapping from a reason to an HTTP or gRPC answer. An answer of the proxy always carries
-//! `x-weft-reason`; fields named `x-weft-…` never pass from an application, in either direction.
+//! `x-weft-reason`; fields named `x-weft-…` and `x-forwarded-client-cert` never pass from an application,
+//! in either direction.
 
 use super::{Body, Headers, Known, Response, StatusCode};
 use crate::spending::SPENT;
 use weft_model::reason::Reason;
 
 const INTERNAL: &[u8] = b"x-weft-";
+const CERTIFICATE: &[u8] = b"x-forwarded-client-cert";
 
 /// A local answer in the form its client reads: a gRPC client is told by `grpc-status` in an answer
 /// of headers alone (gRPC over HTTP/2, "Trailers-Only").
@@ -47,13 +49,24 @@ pub fn is_failing(response: &Response) -> bool {
     response.head.status.as_u16() >= 400 || grpc.is_some_and(|status| status != b"0")
 }
 
-/// Removes the mesh's internal fields.
+/// Removes the mesh's internal fields, and what says whose certificate was shown: nobody's claim.
 pub fn strip_internal(headers: &mut Headers) {
-    let internal =
-        |name: &[u8]| name.get(..INTERNAL.len()).is_some_and(|head| head.eq_ignore_ascii_case(INTERNAL));
-    if headers.iter().any(|field| internal(field.name)) {
-        headers.retain(|field| !internal(field.name));
+    if headers.iter().any(|field| is_internal(field.name)) {
+        headers.retain(|field| !is_internal(field.name));
     }
+}
+
+/// Whether only the mesh may say what stands in a field of this name. Applications behind CGI's convention
+/// (WSGI, PHP) read `-` and `_` alike, so both are.
+pub fn is_internal(name: &[u8]) -> bool {
+    let alike =
+        |found: &u8, wanted: &u8| found.eq_ignore_ascii_case(wanted) || (*wanted == b'-' && *found == b'_');
+    // Few names begin so: the rest is not looked at for most fields.
+    matches!(name.first(), Some(b'x' | b'X'))
+        && [(INTERNAL, false), (CERTIFICATE, true)].iter().any(|(wanted, whole)| {
+            let fits = if *whole { name.len() == wanted.len() } else { name.len() >= wanted.len() };
+            fits && name.iter().zip(*wanted).all(|(found, wanted)| alike(found, wanted))
+        })
 }
 
 #[cfg(test)]
@@ -61,14 +74,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn internal_fields_go_in_any_case() {
+    fn internal_fields_go_in_any_spelling() {
         let mut headers = Headers::new();
-        for name in ["X-Weft-Reason", "x-weft-anything", "x-weftish", "host"] {
+        let (gone, left) = (
+            [
+                "X-Weft-Reason",
+                "x-weft-anything",
+                "x-weft-",
+                "X_Weft_Reason",
+                "x-weft_case",
+                "x-forwarded-client-cert",
+                "X-Forwarded-Client-Cert",
+                "x_forwarded_client_cert",
+                "X-FORWARDED_client-CERT",
+            ],
+            [
+                "x-weftish",
+                "x-weft",
+                "host",
+                "x-forwarded-client-certificate",
+                "x-forwarded-client",
+                "y-weft-a",
+            ],
+        );
+        for name in gone.iter().chain(&left) {
             headers.append(name, b"1").unwrap();
         }
         strip_internal(&mut headers);
-        let left: Vec<_> = headers.iter().map(|field| field.name_str().to_owned()).collect();
-        assert_eq!(left, ["x-weftish", "host"]);
+        let found: Vec<_> = headers.iter().map(|field| field.name_str().to_owned()).collect();
+        assert_eq!(found, left);
     }
 
     #[test]

@@ -28,8 +28,8 @@ const ANSWER_LENGTH_MAX: usize = 256 * 1024;
 const EDITS_MAX: usize = 64;
 /// The path of the call.
 const PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
-/// Fields that no authorizer may touch: they frame or route the message, or are the mesh's own.
-const UNTOUCHABLE: [Known; 9] = [
+/// Fields that no authorizer may touch, beside the mesh's own: they frame or route the message.
+const UNTOUCHABLE: [Known; 8] = [
     Known::Host,
     Known::ContentLength,
     Known::TransferEncoding,
@@ -38,7 +38,6 @@ const UNTOUCHABLE: [Known; 9] = [
     Known::Te,
     Known::Upgrade,
     Known::ProxyConnection,
-    Known::XForwardedClientCert,
 ];
 
 /// What the authorizer said.
@@ -298,8 +297,10 @@ fn edit(option: wire::HeaderValueOption) -> Result<Edit, String> {
 
 fn check_name(name: &str) -> Result<(), String> {
     let known = Known::of(name.as_bytes());
-    let internal = name.len() >= 7 && name.as_bytes()[..7].eq_ignore_ascii_case(b"x-weft-");
-    if !crate::http::is_token(name.as_bytes()) || internal || UNTOUCHABLE.contains(&known) {
+    if !crate::http::is_token(name.as_bytes())
+        || crate::http::respond::is_internal(name.as_bytes())
+        || UNTOUCHABLE.contains(&known)
+    {
         return Err(format!("it wants to change the field {name:.64?}"));
     }
     Ok(())

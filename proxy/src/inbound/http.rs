@@ -3,7 +3,7 @@
 //! | step | why here |
 //! |---|---|
 //! | which try it is, and its deadline: the proxy's word before, else the client's | before the fields that say so are removed |
-//! | internal fields removed | no rule and no application sees a client's claim |
+//! | internal fields and `x-forwarded-client-cert` removed | no rule and no application sees a client's claim |
 //! | the kubelet's probes | from a node, exactly as declared: nothing below is asked |
 //! | admission | what the connection is not for is refused before anything of it is looked at |
 //! | token, where a RequestAuthentication binds | its fields and claims are what rules look at; the token itself goes no further |
@@ -19,7 +19,7 @@
 use super::DIRECTION;
 use super::authorizer::{self, Agreed, Answer, Edits};
 use super::connection::Connection;
-use super::judge::{Denied, Marks, Next, Question, Rejudged};
+use super::judge::{Denied, Marks, Next, Question};
 use super::probe;
 use super::revoke::{self, Live};
 use super::token;
@@ -73,8 +73,8 @@ impl Inbound {
     pub fn new(connection: Rc<Connection>) -> Self {
         let own = connection.worker().policy.current().own.workload.as_ref().map(|own| own.identity());
         let client_certificate = connection.peer().map(|peer| match own {
-            Some(own) => format!("By={own};URI={}", peer.identity),
-            None => format!("URI={}", peer.identity),
+            Some(own) => format!("By={own};{}", peer.presented),
+            None => peer.presented.to_string(),
         });
         Self { connection, client_certificate }
     }
@@ -220,9 +220,7 @@ impl Handler for Inbound {
         let worker = self.connection.worker();
         worker.shared.spending.arrived(came.trace, came.attempt, started);
         let mut policy = worker.policy.current();
-        let headers = request.head.headers_mut();
-        strip_internal(headers);
-        headers.remove(Known::XForwardedClientCert);
+        strip_internal(request.head.headers_mut());
         let mut pass = None;
         if self.connection.is_from_node(&policy) {
             // Boxed: probes are rare, and would lie in every request's future.
@@ -261,7 +259,7 @@ impl Handler for Inbound {
                             Ok(())
                         } else {
                             let anew = judged.judge(&self.connection, &policy);
-                            anew.and_then(Rejudged::into_head).map(|anew| head = anew)
+                            anew.map(|anew| head = anew.into_head())
                         }
                     }
                     Err(Refusal::Denied(denied)) => Err(denied),

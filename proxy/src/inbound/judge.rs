@@ -13,7 +13,6 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::rc::Rc;
 use weft_model::authorization::{Authorization, Decider, Facts, Judgement, Verdict};
-use weft_model::path;
 use weft_model::reason::Reason;
 use weft_model::request::{ConnectionFacts, HttpFacts};
 use weft_model::request_authentication::Accepted;
@@ -73,10 +72,7 @@ enum Occasion<'a> {
 
 /// A request that another policy admits, too.
 #[derive(Debug)]
-pub struct Rejudged<'h> {
-    head: Cow<'h, RequestHead>,
-    target: Option<String>,
-}
+pub struct Rejudged<'h>(Cow<'h, RequestHead>);
 
 // === impl Occasion ===
 
@@ -100,12 +96,8 @@ impl Denied {
 
 impl Rejudged<'_> {
     /// What is forwarded under that policy.
-    pub fn into_head(self) -> Result<RequestHead, Denied> {
-        let mut head = self.head.into_owned();
-        if let Some(target) = self.target {
-            head.set_path_and_query(&target).map_err(|error| malformed(error.to_string()))?;
-        }
-        Ok(head)
+    pub fn into_head(self) -> RequestHead {
+        self.0.into_owned()
     }
 }
 
@@ -133,11 +125,9 @@ impl Connection {
     ) -> Result<(Next, Option<Rc<Accepted>>), Denied> {
         // Before anything of it is looked at: what is not for this workload is not malformed.
         self.admit(policy)?;
+        make_canonical(head, policy)?;
         let token = self.authenticate(head, policy, at)?;
-        let (target, next) = self.judge_head(head, policy, token.as_deref(), Occasion::First(None), marks)?;
-        if let Some(target) = target {
-            head.set_path_and_query(&target).map_err(|error| malformed(error.to_string()))?;
-        }
+        let next = self.judge_head(head, policy, token.as_deref(), Occasion::First(None), marks)?;
         Ok((next, token))
     }
 
@@ -145,17 +135,13 @@ impl Connection {
     /// authorizer has edited it.
     pub fn judge_agreed(
         &self,
-        head: &mut RequestHead,
+        head: &RequestHead,
         policy: &Policy,
         token: Option<&Accepted>,
         agreed: &str,
         marks: &mut Marks,
     ) -> Result<(), Denied> {
-        let (target, next) = self.judge_head(head, policy, token, Occasion::First(Some(agreed)), marks)?;
-        if let Some(target) = target {
-            head.set_path_and_query(&target).map_err(|error| malformed(error.to_string()))?;
-        }
-        unasked(next)
+        unasked(self.judge_head(head, policy, token, Occasion::First(Some(agreed)), marks)?)
     }
 
     /// Judges a request again that was admitted at that time, with what an authorizer made of it. `head`:
@@ -169,6 +155,9 @@ impl Connection {
     ) -> Result<Rejudged<'h>, Denied> {
         self.admit(policy)?;
         let mut head = Cow::Borrowed(head);
+        if is_made_canonical(&head, policy) {
+            make_canonical(head.to_mut(), policy)?;
+        }
         let mut token = None;
         if !policy.own.tokens.is_empty() {
             token = self.authenticate(head.to_mut(), policy, at)?;
@@ -178,10 +167,8 @@ impl Connection {
             applied.map_err(|error| malformed(error.to_string()))?;
         }
         let occasion = Occasion::Again(agreed.map(|agreed| &*agreed.provider));
-        let (target, next) =
-            self.judge_head(&head, policy, token.as_deref(), occasion, &mut Marks::default())?;
-        unasked(next)?;
-        Ok(Rejudged { head, target })
+        unasked(self.judge_head(&head, policy, token.as_deref(), occasion, &mut Marks::default())?)?;
+        Ok(Rejudged(head))
     }
 
     fn authenticate(
@@ -243,7 +230,7 @@ impl Connection {
         Ok(())
     }
 
-    // The target that must be forwarded, if it is another than came.
+    // By the canonical path, whether or not it is what is forwarded.
     fn judge_head(
         &self,
         head: &RequestHead,
@@ -251,13 +238,13 @@ impl Connection {
         token: Option<&Accepted>,
         occasion: Occasion<'_>,
         marks: &mut Marks,
-    ) -> Result<(Option<String>, Next), Denied> {
+    ) -> Result<Next, Denied> {
         let rules = &policy.own.authorization;
         let path = if rules.looks_at_path() && head.path() != "*" {
-            match path::canonical(head.path()) {
+            match policy.config.path_normalization.canonical(head.path()) {
                 Ok(path) => path,
                 Err(error) if rules.needs_canonical_path() => return Err(malformed(error.to_string())),
-                // A dry run refuses nothing.
+                // Audits and dry runs refuse nothing.
                 Err(_) => Cow::Borrowed(head.path()),
             }
         } else {
@@ -272,13 +259,7 @@ impl Connection {
             remote_address: remote_address(head, self.client().ip(), policy.config.trusted_proxies),
             token: token.map(|accepted| &accepted.token),
         };
-        let next = self.authorize(policy, Some(http), occasion, marks)?;
-        let differs = rules.needs_canonical_path() && path != head.path();
-        let target = differs.then(|| match head.query() {
-            Some(query) => format!("{path}?{query}"),
-            None => path.into_owned(),
-        });
-        Ok((target, next))
+        self.authorize(policy, Some(http), occasion, marks)
     }
 
     fn authorize(
@@ -373,6 +354,20 @@ impl Connection {
             None => metrics.decided(policy.version, verdict, 0, 0, || "none matches".to_owned()),
         }
     }
+}
+
+// Whether the path that came is another than its canonical form, where that matters.
+fn is_made_canonical(head: &RequestHead, policy: &Policy) -> bool {
+    policy.own.authorization.needs_canonical_path()
+        && !matches!(policy.config.path_normalization.canonical(head.path()), Ok(path) if path == head.path())
+}
+
+// Where an enforced rule looks at the path, its canonical form is what is judged, asked about and forwarded.
+fn make_canonical(head: &mut RequestHead, policy: &Policy) -> Result<(), Denied> {
+    if !policy.own.authorization.needs_canonical_path() {
+        return Ok(());
+    }
+    head.make_path_canonical(policy.config.path_normalization).map_err(|error| malformed(error.to_string()))
 }
 
 // What an authorizer would have to be asked about, where nobody can be asked any more.

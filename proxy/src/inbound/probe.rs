@@ -19,10 +19,13 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use weft_model::path;
+use weft_model::path::Normalization;
 use weft_model::probe::{Check, GRPC_PATH, Get, GrpcCheck, Probe};
 use weft_model::reason::Reason;
 use weft_model::workload::Workload;
+
+/// How far paths are made one here: what was declared, and what the application itself names, keeps its meaning.
+const PATHS: Normalization = Normalization::MergeSlashes;
 
 /// How long the message of a gRPC probe is waited for. The kubelet sends it with the head.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -134,7 +137,7 @@ fn get(connection: &Connection, request: &mut Request, policy: &Policy) -> Optio
     let own = policy.own.workload.as_ref()?;
     let called = connection.local();
     let fields: Vec<_> = head.headers().iter().map(|field| (field.name, field.value)).collect();
-    let path = path::canonical(head.path()).ok()?;
+    let path = PATHS.canonical(head.path()).ok()?;
     let get = Get { authority: head.authority(), path: &path, query: head.query() };
     let text = called.to_string();
     let declared = own.probes.iter().position(|probe| match &probe.check {
@@ -308,7 +311,7 @@ fn resolve(location: &str, called: SocketAddr, request: &RequestHead) -> Option<
         _ if written.split('/').next().is_some_and(|first| first.contains(':')) => return None,
         _ => format!("{directory}/{written}"),
     };
-    let path = path::canonical(&path).ok()?.into_owned().into();
+    let path = PATHS.canonical(&path).ok()?.into_owned().into();
     Some((authority.into(), Target { path, query: query.map(Into::into) }))
 }
 
@@ -387,7 +390,7 @@ mod tests {
             ("http://user@10.0.0.7:8080/x", None),
             ("//10.0.0.7:8080/x", None),
             ("javascript:x", None),
-            ("/a%2fb", None),
+            ("/a%2fb", Some("health.example /a%2Fb")),
             ("/../../x", None),
             ("#top", None),
             ("", None),

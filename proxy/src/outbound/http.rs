@@ -135,6 +135,11 @@ impl Outbound {
             return Ok(Plan::unrouted(port, timeout));
         }
         let model = port.model.clone();
+        // What the routes are chosen by is what is forwarded.
+        if model.routes.looks_at_path() {
+            head.make_path_canonical(policy.config.path_normalization)
+                .map_err(|_| local(Reason::RequestMalformed))?;
+        }
         let chosen = {
             let facts = HttpFacts {
                 method: head.method.as_str(),

@@ -45,6 +45,8 @@ pub struct Peer {
     pub uid: Option<WorkloadUid>,
     /// Until when its certificate is valid.
     pub not_after: SystemTime,
+    /// What `x-forwarded-client-cert` says of its certificate.
+    pub presented: Arc<str>,
 }
 
 /// Why there is no connection.
@@ -130,6 +132,7 @@ impl Tls {
             description: state.verifier.description(&leaf),
             uid: state.verifier.uid(&leaf).cloned(),
             not_after: leaf.not_after,
+            presented: leaf.presented.clone(),
         });
         Ok(Accepted { stream: Stream::TlsServer(Box::new(tls)), peer, alpn, server_name, resumed })
     }

@@ -4,8 +4,11 @@
 //! and what was skipped must not make two URIs look like one. Other kinds of names (DNS) may stand
 //! beside the URI, as SPIFFE allows; nothing looks at them.
 
+use super::subject;
 use super::verify::VerifyError;
+use aws_lc_rs::digest::{SHA256, digest};
 use rustls::pki_types::CertificateDer;
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use weft_model::certificate;
@@ -28,6 +31,8 @@ pub struct Leaf {
     pub not_after: SystemTime,
     /// Its serial number, in hexadecimal.
     pub serial: String,
+    /// The certificate as `x-forwarded-client-cert` tells it, in Envoy's words: `Hash=…;Subject="…";URI=…`.
+    pub presented: Arc<str>,
     /// Which workload it is and what metrics call it, where the authority wrote that.
     pub description: Option<(WorkloadUid, Arc<Description>)>,
 }
@@ -39,11 +44,21 @@ pub fn read(leaf: &CertificateDer<'_>) -> Result<Leaf, VerifyError> {
         return Err(VerifyError::Unreadable);
     }
     let identity = identity(&parsed)?;
+    let hash = digest(&SHA256, leaf);
+    let subject = subject::text(parsed.subject());
+    let mut presented = String::with_capacity(128 + subject.len() + identity.as_str().len());
+    presented.push_str("Hash=");
+    for byte in hash.as_ref() {
+        // Writing to a String cannot fail.
+        let _ = write!(presented, "{byte:02x}");
+    }
+    let _ = write!(presented, ";Subject=\"{subject}\";URI={identity}");
     Ok(Leaf {
         identity,
         not_before: time(parsed.validity().not_before),
         not_after: time(parsed.validity().not_after),
         serial: parsed.raw_serial_as_string(),
+        presented: presented.into(),
         description: description(&parsed),
     })
 }
@@ -89,4 +104,20 @@ fn description(parsed: &X509Certificate<'_>) -> Option<(WorkloadUid, Arc<Descrip
         return None;
     }
     certificate::decode(value.value).ok().map(|(uid, description)| (uid, Arc::new(description)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Authority, Wanted};
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_told_in_the_words_of_envoy() {
+        let identity = "spiffe://cluster.local/ns/shop/sa/web";
+        let made = Authority::new("cluster.local").make(&Wanted::of(identity));
+        let hash = digest(&SHA256, &made.chain[0]);
+        let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let leaf = read(&made.chain[0]).unwrap();
+        assert_eq!(*leaf.presented, *format!("Hash={hash};Subject=\"\";URI={identity}"));
+    }
 }
