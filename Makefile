@@ -46,5 +46,5 @@ instructions-record: ## Write that record anew
 image: ## Build the container image
 	docker build --tag weft:latest .
 
-fuzz: ## Run every fuzz target for FUZZ_SECONDS (needs cargo-fuzz and a nightly toolchain)
+fuzz: ## Run every fuzz target for FUZZ_SECONDS (needs cargo-fuzz and a C++ compiler; nightly adds the address sanitizer)
 	fuzz/run $(or $(FUZZ_SECONDS),60)

@@ -1,27 +1,12 @@
-//! Response heads and trailer sections, as any server may send them.
-//!
-//! Beyond "no panic": what is taken lies within the input and is read the same way without what follows.
+//! The check is in `checks/http1_response.rs`: `make test` runs it too, on seeds and what is near them.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weft_proxy::h1::parse::{response_head, trailers};
-use weft_proxy::http::Limits;
+
+#[path = "../checks/http1_response.rs"]
+mod check;
 
 fuzz_target!(|input: &[u8]| {
-    let limits = Limits::default();
-    if let Ok(Some((taken, head))) = response_head(input, &limits) {
-        assert!((1..=input.len()).contains(&taken));
-        let same = response_head(&input[..taken], &limits).ok().flatten();
-        let (again, same) = same.expect("the bytes of a head must be a head");
-        assert_eq!(again, taken);
-        assert_eq!(format!("{head:?}"), format!("{same:?}"));
-    }
-    if let Ok(Some((taken, fields))) = trailers(input, &limits) {
-        assert!((1..=input.len()).contains(&taken));
-        let same = trailers(&input[..taken], &limits).ok().flatten();
-        let (again, same) = same.expect("the bytes of trailers must be trailers");
-        assert_eq!(again, taken);
-        assert_eq!(format!("{fields:?}"), format!("{same:?}"));
-    }
+    let _ = check::check(input);
 });
