@@ -27,6 +27,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 use weft_model::trust::TrustBundle;
 use weft_runtime::drain::{self, Trigger};
 use weft_runtime::readiness::Readiness;
@@ -34,6 +36,9 @@ use weft_runtime::registry::{Registry, RegistryError};
 
 /// How long open streams have to end. They end by themselves at once; proxies live on without.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long the index may take to finish what it is compiling.
+const INDEX_END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the program does not start.
 #[derive(Debug, thiserror::Error)]
@@ -207,11 +212,15 @@ impl App {
 
         // Its end is that of the channel's other end, which this function holds.
         let (running, stop) = mpsc::channel();
+        let (ending, index_gone) = oneshot::channel::<()>();
         let (index, source) = (self.index, self.source);
         let mut published = index.snapshots();
         thread::Builder::new()
             .name("weft-index".to_owned())
-            .spawn(move || index.run(source, &stop))
+            .spawn(move || {
+                index.run(source, &stop);
+                drop(ending);
+            })
             .map_err(RunError::Thread)?;
         let index_ended = async { while published.changed().await.is_ok() {} };
         let renewing = weft_runtime::spawn("own-certificate", own_certificate::keep(self.own, self.issuer));
@@ -229,7 +238,8 @@ impl App {
         renewing.abort();
         fetching.abort();
         drop(running);
-        let _ = tokio::join!(serving, admin);
+        // The index holds the lock of the state directory: whoever starts next must find it free.
+        let _ = tokio::join!(serving, admin, timeout(INDEX_END_TIMEOUT, index_gone));
         ended
     }
 }
