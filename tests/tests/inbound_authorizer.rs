@@ -245,9 +245,9 @@ async fn opaque_bytes_evade_no_question_where_nothing_is_declared() {
 /// A request about which the authorizer is asked, and does not answer yet.
 async fn asking(mesh: &Mesh, authorizer: &Authorizer, id: &str) -> weft_tests::client::Connection {
     let before = authorizer.asked().len();
-    let mut connection = mesh.client("shop/web-1").connect().await.unwrap();
+    let mut connection = mesh.client("shop/web-1").connect().await.expect("the proxy listens");
     let request = Request::get("http://cart.shop/a").field("x-ask", "wait yes").field("x-user", "admin");
-    connection.begin(&request.id(id)).await.unwrap();
+    connection.begin(&request.id(id)).await.expect("the request is sent");
     authorizer.arrived(before + 1).await;
     connection
 }
