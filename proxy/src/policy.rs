@@ -48,6 +48,13 @@ pub struct Policy {
     pub version: u64,
 }
 
+impl Policy {
+    /// Whether it says the same of who may call. Endpoints change often and bind nobody.
+    pub fn binds_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.own, &other.own) && self.too_old == other.too_old && self.config == other.config
+    }
+}
+
 /// What binds this workload.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Own {

@@ -283,7 +283,7 @@ const CLAUSES: &[(&str, &[&str], &[&str])] = &[
     (
         "when: [{ key: 'request.auth.presenter', values: [app] }]",
         &["\"azp\":\"app\""],
-        &["\"azp\":\"apps\"", "\"azp\":[\"app\"]", "\"aud\":\"app\""],
+        &["\"azp\":\"apps\"", "\"aud\":\"app\""],
     ),
     (
         "when: [{ key: 'request.auth.claims[groups]', values: [admins] }]",

@@ -184,7 +184,8 @@ async fn an_external_authorizer_on_grpcio_with_envoys_own_definitions() {
     let (application, port) = (Application::start("cart-1").await, Port::claim());
     let custom = authorization("ask", "cart", "CUSTOM", "[{}]")
         .replace("  rules:", "  provider: { name: opa }\n  rules:");
-    let provider = "{ name: opa, envoyExtAuthzGrpc: { service: opa.auth.svc.cluster.local, port: 80 } }";
+    let provider =
+        "{ name: opa, envoyExtAuthzGrpc: { service: opa.auth.svc.cluster.local, port: 80, timeout: 60s } }";
     let mesh = Builder::pair(application.address())
         .service("auth/opa")
         .with_protocol("grpc")

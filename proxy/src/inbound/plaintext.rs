@@ -38,7 +38,6 @@ pub async fn first(connection: Rc<Connection>, opening: &mut Opening, silence: D
         Err(_) if opening.has_begun() => return spoken(opening).await,
         Err(_) => {}
     }
-    let tried_by = connection.worker().policy.version();
     let tried = connection.clone();
     let mut trial = pin!(tcp::open(&tried));
     let opened = tokio::select! {
@@ -54,11 +53,12 @@ pub async fn first(connection: Rc<Connection>, opening: &mut Opening, silence: D
         Ok(opened) => opened,
         // What may not pass as opaque may still be HTTP, or the mesh's: it is waited for.
         Err(denied) => {
-            return Some(match spoken(opening).await? {
+            let tried_by = connection.worker().policy.current();
+            let said = spoken(opening).await?;
+            let same = connection.worker().policy.current().binds_as(&tried_by);
+            return Some(match said {
                 // Whoever denied it is not asked again.
-                First::Client(Spoken::Opaque) if connection.worker().policy.version() == tried_by => {
-                    First::Opaque(connection, Err(denied))
-                }
+                First::Client(Spoken::Opaque) if same => First::Opaque(connection, Err(denied)),
                 said => said,
             });
         }

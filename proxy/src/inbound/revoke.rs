@@ -221,11 +221,7 @@ impl LiveSet {
         let mut judged = policy.current();
         while changes.changed().await.is_ok() {
             let now = policy.current();
-            // Endpoints change often and bind nobody.
-            let same = std::sync::Arc::ptr_eq(&now.own, &judged.own)
-                && now.too_old == judged.too_old
-                && now.config == judged.config;
-            if !same {
+            if !now.binds_as(&judged) {
                 self.judge(&now).await;
             }
             judged = now;
