@@ -8,11 +8,12 @@ use crate::policy::Policy;
 use crate::pool::Pool;
 use crate::tls::Peer;
 use crate::worker::Worker;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use weft_model::authentication::TlsMode;
+use weft_model::authorization::Caller;
 use weft_model::reason::Reason;
 use weft_model::service::Protocol;
 use weft_model::sni::MeshServerName;
@@ -30,6 +31,8 @@ pub struct Connection {
     server_name: Option<Box<str>>,
     /// What requests are counted under, for that version of the policy.
     ends: RefCell<Option<(u64, Rc<Ends>)>>,
+    /// What its client is to the policies, for that version of them.
+    caller: Cell<Option<(u64, Caller)>>,
     /// The external authorizer that agreed to what it carries as opaque bytes.
     agreed: RefCell<Option<Box<str>>>,
 }
@@ -63,6 +66,7 @@ impl Connection {
             mesh,
             server_name: None,
             ends: RefCell::default(),
+            caller: Cell::default(),
             agreed: RefCell::default(),
         }
     }
@@ -152,6 +156,18 @@ impl Connection {
             return Err(Denied::new(Reason::AuthorizationUnresolved, detail, false));
         }
         Ok(())
+    }
+
+    /// What its client is to the policies: looked up once for all requests under them.
+    pub fn caller(&self, policy: &Policy) -> Caller {
+        if let Some((version, caller)) = self.caller.get()
+            && version == policy.version
+        {
+            return caller;
+        }
+        let caller = policy.own.authorization.caller(self.peer().map(|peer| &peer.identity));
+        self.caller.set(Some((policy.version, caller)));
+        caller
     }
 
     /// The external authorizer that agreed to what it carries as opaque bytes.

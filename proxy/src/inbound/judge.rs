@@ -12,7 +12,7 @@ use crate::policy::Policy;
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::rc::Rc;
-use weft_model::authorization::{Authorization, Decider, Facts, Judgement, Verdict};
+use weft_model::authorization::{Authorization, Decider, Facts, Judgement, Step, Verdict};
 use weft_model::reason::Reason;
 use weft_model::request::{ConnectionFacts, HttpFacts};
 use weft_model::request_authentication::Accepted;
@@ -279,12 +279,8 @@ impl Connection {
         };
         let facts = Facts { connection, http };
         let rules = &policy.own.authorization;
-        let judgement = rules.judge(&facts);
-        // CUSTOM goes before DENY and ALLOW, as in Istio; what is not held denies before all.
-        if let Some(decider) = judgement.custom
-            && !matches!(judgement.verdict, Verdict::Unresolved(_))
-            && decider.policy.provider.as_deref() != occasion.agreed()
-        {
+        let judgement = rules.judge_of(&self.caller(policy), &facts);
+        if let Step::Ask(decider) = judgement.step(occasion.agreed()) {
             let provider = decider.policy.provider.clone().unwrap_or_default();
             return Ok(Next::Ask(Question { provider, by: decider.to_string() }));
         }
