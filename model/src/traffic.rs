@@ -3,9 +3,13 @@
 //! One section each, one file each. [`Traffic::default`] is what holds where no TrafficPolicy speaks; each
 //! default stands beside its field, with its reason.
 
+mod connections;
+mod ejection;
 mod load_balancing;
 
-pub use load_balancing::{Algorithm, LoadBalancing};
+pub use connections::Connections;
+pub use ejection::{EJECTION_TIME_MAX, Ejection, FailureKind};
+pub use load_balancing::{Algorithm, HashOn, LoadBalancing, ZonePreference};
 
 use crate::authorization::Provenance;
 use crate::names::{Name, Namespace, ResourceName};
@@ -36,4 +40,8 @@ impl TrafficPolicy {
 pub struct Traffic {
     /// Which endpoint a request goes to.
     pub load_balancing: LoadBalancing,
+    /// How much is under way at once, and what waits.
+    pub connections: Connections,
+    /// When an endpoint that fails is left alone.
+    pub ejection: Ejection,
 }

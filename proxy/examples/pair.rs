@@ -202,6 +202,7 @@ fn main() {
             families: Families::new(&registry).expect("families must be made"),
             access_log: AccessLog::to_stdout(Mode::Errors).expect("a thread must start"),
             told: Default::default(),
+            limits: Default::default(),
             settings: settings.clone(),
             registry: registry.clone(),
             admitting: tokio::sync::watch::Sender::new(true).subscribe(),

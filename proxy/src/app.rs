@@ -156,6 +156,7 @@ pub fn run(
         families,
         access_log,
         told: Default::default(),
+        limits: Default::default(),
         drain: watch,
         probes: Probes::default(),
         arrivals: arrivals.clone(),

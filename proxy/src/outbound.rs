@@ -5,13 +5,20 @@
 //! Then: HTTP → [`http`], the outbound stack; opaque bytes → [`tcp`].
 //! A drain leaves all of it as it is: the application calls for as long as it lives.
 
+pub mod affinity;
 pub mod backends;
 pub mod balancer;
 pub mod budget;
+pub mod classify;
+pub mod draw;
+pub mod ejection;
 pub mod first;
 pub mod http;
+pub mod limits;
+pub mod maglev;
 pub mod mirror;
 pub mod passthrough;
+pub mod peak_ewma;
 pub mod replay;
 pub mod retry;
 pub mod session;
@@ -28,11 +35,12 @@ use crate::policy::{Asked, Destination, DestinationPort, Policy, Resolution};
 use crate::pool::Pool;
 use crate::stream::Stream;
 use crate::worker::Worker;
-use balancer::Balancer;
+use balancer::{Balancer, Change, Outcome, Trying};
 use budget::{Allowance, RetryBudget};
 use bytes::Bytes;
 use first::{DEFAULT_REFUSED_SILENCE_MAX, First};
 use http::Outbound;
+use limits::ServiceCounts;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -74,6 +82,8 @@ pub struct Port {
     pub budget: Arc<RetryBudget>,
     /// How many that is.
     pub allowance: Allowance,
+    /// What is under way to its Service, in the whole process.
+    pub counts: Arc<ServiceCounts>,
     /// What metrics call it.
     pub labels: Arc<ServiceLabels>,
     /// What it turned out to speak, where that is not declared.
@@ -81,6 +91,36 @@ pub struct Port {
 }
 
 impl Port {
+    /// Takes note of what a try says of its endpoint, and tells it where that changes anything.
+    pub fn report(&self, worker: &Worker, trying: Trying, outcome: Outcome) {
+        if outcome == Outcome::Answered && !trying.is_probe() {
+            let _ = self.balancer.report(trying, outcome, Instant::now());
+            return;
+        }
+        let replica = trying.replica().clone();
+        let now = Instant::now();
+        let Some(change) = self.balancer.report(trying, outcome, now) else { return };
+        let (endpoints, ejected) = self.balancer.counts();
+        let (service, endpoint) = (&self.labels.host, &replica.endpoint.uid);
+        match change {
+            Change::Ejected(cause, until) => {
+                worker.metrics.ejection(cause.as_str());
+                replica.count_ejected(|| worker.metrics.ejected());
+                let seconds = until.saturating_duration_since(now).as_secs_f64();
+                let cause = cause.as_str();
+                tracing::warn!(%service, %endpoint, cause, seconds, ejected, endpoints, "an endpoint is ejected");
+            }
+            Change::Returned => {
+                worker.metrics.ejection("returned");
+                tracing::info!(%service, %endpoint, ejected, endpoints, "an endpoint is used again");
+            }
+            Change::Kept => {
+                worker.metrics.ejection("kept");
+                tracing::debug!(%service, %endpoint, ejected, endpoints, "an endpoint fails and is used on");
+            }
+        }
+    }
+
     /// Whether requests are expected: declared, or implied by a route for them.
     fn is_http(&self) -> bool {
         self.model.protocol.is_http() || self.model.routes.expects_requests()
@@ -387,19 +427,41 @@ impl Destinations {
             Some(port) if Arc::ptr_eq(&port.model.service, &model.service) => port.guess.clone(),
             _ => Rc::default(),
         };
-        let (balancer, budget, labels) = match held {
-            Some(port) => (port.balancer.clone(), port.budget.clone(), port.labels.clone()),
+        let (balancer, budget, counts, labels) = match held {
+            Some(port) => {
+                (port.balancer.clone(), port.budget.clone(), port.counts.clone(), port.labels.clone())
+            }
             None => {
-                let balancer = Rc::new(Balancer::new(server_name(model).into()));
-                let budget = worker.shared.budgets.of(&model.destination, model.port, Instant::now());
-                (balancer, budget, Arc::new(labels(model)))
+                let now = Instant::now();
+                let balancer = Rc::new(Balancer::new(server_name(model).into(), now));
+                let budget = worker.shared.budgets.of(&model.destination, model.port, now);
+                let counts = worker.shared.limits.of(&model.destination);
+                (balancer, budget, counts, Arc::new(labels(model)))
             }
         };
-        balancer.update(&model.endpoints, &model.traffic, &worker.shared.tls);
+        let policy = worker.policy.current();
+        let zone = policy.own.workload.as_ref().map_or("", |own| &*own.zone);
+        balancer.update(&model.endpoints, &model.traffic, zone, &worker.shared.tls, Instant::now());
         let allowance = Allowance::default();
-        let port = Rc::new(Port { model: model.clone(), balancer, budget, allowance, labels, guess });
+        let port = Rc::new(Port { model: model.clone(), balancer, budget, allowance, counts, labels, guess });
         ports.insert(key, port.clone());
         port
+    }
+
+    /// Has the balancer of a port learn what is known of its endpoints now.
+    pub fn renew(&self, worker: &Worker, port: &Port) {
+        let policy = worker.policy.current();
+        let is_it = |held: &&Arc<DestinationPort>| {
+            held.port == port.model.port && held.destination == port.model.destination
+        };
+        let known = policy.destinations.values().find_map(|resolution| {
+            let Resolution::Known(destination) = resolution else { return None };
+            let backends = destination.ports.iter().flat_map(|port| port.backends.values());
+            destination.ports.iter().chain(backends).find(is_it)
+        });
+        if let Some(model) = known {
+            self.of(worker, model);
+        }
     }
 
     /// Has a pool that is not a balancer's swept as well.

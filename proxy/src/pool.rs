@@ -15,6 +15,7 @@ use crate::h1::{self, Delivered, Recycle, SendError};
 use crate::h2;
 use crate::http::{Known, Limits, Request, Response};
 use crate::metrics::Direction;
+use crate::outbound::limits::Place;
 use crate::stream::Stream;
 use crate::tls::{Connector, MeshAlpn};
 use crate::worker::Worker;
@@ -87,17 +88,33 @@ pub struct Pool {
     failed: Cell<Option<(Instant, Reason)>>,
     connected: Notify,
     in_flight: Cell<usize>,
+    /// Connections that were begun.
+    dials: Cell<u64>,
     limits: Rc<Limits>,
     /// The peer's proxy drains: until then others are the better choice.
     leaving_until: Cell<Option<Instant>>,
 }
 
 /// A request in flight: lowers the count when dropped.
-pub struct InFlight(Rc<Pool>);
+pub struct InFlight {
+    pool: Rc<Pool>,
+    /// Its place among all that are under way to the Service, given back with it.
+    place: Option<Place>,
+}
+
+impl InFlight {
+    /// Keeps the place for as long as the request is in flight.
+    #[must_use]
+    pub fn with(mut self, place: Option<Place>) -> Self {
+        self.place = place;
+        self
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.set(self.0.in_flight.get().saturating_sub(1));
+        self.pool.in_flight.set(self.pool.in_flight.get().saturating_sub(1));
+        drop(self.place.take());
     }
 }
 
@@ -117,6 +134,7 @@ impl Pool {
             failed: Cell::new(None),
             connected: Notify::new(),
             in_flight: Cell::new(0),
+            dials: Cell::new(0),
             limits: Rc::default(),
             leaving_until: Cell::new(None),
         })
@@ -130,6 +148,11 @@ impl Pool {
     /// Requests in flight.
     pub fn in_flight(&self) -> usize {
         self.in_flight.get()
+    }
+
+    /// Connections that were begun so far: tells whether one had to be made meanwhile.
+    pub fn dials(&self) -> u64 {
+        self.dials.get()
     }
 
     /// Whether the peer asked its clients, lately, to go elsewhere.
@@ -147,7 +170,7 @@ impl Pool {
     /// Counts a request as in flight until the guard is dropped.
     pub fn begin(self: &Rc<Self>) -> InFlight {
         self.in_flight.set(self.in_flight.get() + 1);
-        InFlight(self.clone())
+        InFlight { pool: self.clone(), place: None }
     }
 
     /// Sends a request on a connection that is there or on a new one.
@@ -346,6 +369,7 @@ impl Pool {
     }
 
     async fn connect(&self, worker: &Rc<Worker>, alpn: MeshAlpn) -> Result<Stream, Reason> {
+        self.dials.set(self.dials.get() + 1);
         let made = self.try_connect(worker, alpn).await;
         let outcome = match &made {
             Ok(_) => "ok",

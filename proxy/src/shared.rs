@@ -10,6 +10,7 @@ use crate::inbound::plaintext_clients;
 use crate::inbound::probe::Probes;
 use crate::metrics::Families;
 use crate::outbound::budget::Budgets;
+use crate::outbound::limits::Limits;
 use crate::policy;
 use crate::settings::Settings;
 use crate::spending::Spending;
@@ -39,6 +40,8 @@ pub struct Shared {
     pub access_log: AccessLog,
     /// Which guesses of undeclared protocols were told.
     pub told: Told,
+    /// What is under way to each Service. Locked once per port and worker.
+    pub limits: Limits,
     /// How far the shutdown is.
     pub drain: drain::Watch,
     /// What probes need to know of each other; no other request asks.

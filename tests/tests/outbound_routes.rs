@@ -64,7 +64,7 @@ async fn a_status_that_the_owner_names_is_tried_on_another_replica_with_the_same
         assert_eq!((response.status(), response.text().as_str()), (200, "order 66"));
         assert!(shop.executed(&id) <= 2);
     }
-    assert!(shop.carts[0].requests().len() > 1, "the ill replica was asked, too");
+    assert!(!shop.carts[0].requests().is_empty(), "the ill replica was asked, too");
     let retries = shop.mesh.proxy("shop/web-1").metrics().await;
     assert!(retries.sum("weft_outbound_retries_total", &[("reason", "status"), ("outcome", "made")]) >= 1.0);
 }

@@ -20,7 +20,9 @@ use crate::route::{RouteKind, RouteRule, SessionCarrier, SessionPersistence, Val
 use crate::service::{Protocol, ServicePort, ServiceTarget};
 use crate::string_match::{PathTemplate, StringMatch};
 use crate::token::Algorithm;
-use crate::traffic::{self, LoadBalancing, Traffic};
+use crate::traffic::{
+    self, Connections, Ejection, FailureKind, HashOn, LoadBalancing, Traffic, ZonePreference,
+};
 use crate::workload::WorkloadPort;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -51,7 +53,28 @@ fn traffic_policy() -> TrafficPolicy {
         namespace: "shop".parse().unwrap(),
         name: "cart".parse().unwrap(),
         traffic: Arc::new(Traffic {
-            load_balancing: LoadBalancing { algorithm: traffic::Algorithm::RoundRobin },
+            load_balancing: LoadBalancing {
+                algorithm: traffic::Algorithm::ConsistentHash,
+                hash: Some(HashOn::Header("x-user".into())),
+                slow_start: Duration::from_secs(30),
+                zone: ZonePreference::Prefer,
+            },
+            connections: Connections {
+                in_flight_max: Some(9),
+                wait: Duration::from_secs(20),
+                pending_max: 8,
+                pending_bytes_max: 7,
+            },
+            ejection: Ejection {
+                counts: FailureKind::ServerErrors,
+                consecutive: 3,
+                success_rate_min: 70,
+                window: Duration::from_secs(5),
+                requests_min: 7,
+                base_time: Duration::from_millis(1500),
+                max_time: Duration::from_secs(60),
+                max_percent: 30,
+            },
         }),
         provenance: Provenance { file: "traffic.yaml".into(), line: 3 },
     }

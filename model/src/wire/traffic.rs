@@ -1,8 +1,12 @@
 //! `weft.v1.TrafficPolicy`, section by section.
 
-use super::{Refusal, level, missing, parse, provenance_from_wire, provenance_to_wire};
+use super::route::{duration_from_wire, duration_to_wire};
+use super::{Refusal, invalid, level, missing, parse, provenance_from_wire, provenance_to_wire};
 use crate::proto::v1;
-use crate::traffic::{Algorithm, LoadBalancing, Traffic, TrafficPolicy};
+use crate::traffic::{
+    Algorithm, Connections, EJECTION_TIME_MAX, Ejection, FailureKind, HashOn, LoadBalancing, Traffic,
+    TrafficPolicy, ZonePreference,
+};
 use std::sync::Arc;
 
 pub(super) fn to_wire(policy: &TrafficPolicy) -> v1::TrafficPolicy {
@@ -13,6 +17,8 @@ pub(super) fn to_wire(policy: &TrafficPolicy) -> v1::TrafficPolicy {
         name: policy.name.to_string(),
         provenance: provenance_to_wire(&policy.provenance),
         load_balancing: Some(load_balancing_to_wire(&traffic.load_balancing)),
+        ejection: Some(ejection_to_wire(&traffic.ejection)),
+        connections: Some(connections_to_wire(&traffic.connections)),
     }
 }
 
@@ -20,6 +26,8 @@ pub(super) fn from_wire(message: v1::TrafficPolicy) -> Result<TrafficPolicy, Ref
     level(message.needs_level)?;
     let traffic = Traffic {
         load_balancing: message.load_balancing.map(load_balancing_from_wire).transpose()?.unwrap_or_default(),
+        connections: message.connections.map(connections_from_wire).unwrap_or_default(),
+        ejection: message.ejection.map(ejection_from_wire).transpose()?.unwrap_or_default(),
     };
     Ok(TrafficPolicy {
         namespace: parse(&message.namespace)?,
@@ -33,21 +41,126 @@ pub(super) fn from_wire(message: v1::TrafficPolicy) -> Result<TrafficPolicy, Ref
 
 fn load_balancing_to_wire(held: &LoadBalancing) -> v1::LoadBalancing {
     let algorithm = match held.algorithm {
+        Algorithm::PeakEwma => v1::BalancingAlgorithm::PeakEwma,
         Algorithm::LeastRequest => v1::BalancingAlgorithm::LeastRequest,
         Algorithm::RoundRobin => v1::BalancingAlgorithm::RoundRobin,
         Algorithm::Random => v1::BalancingAlgorithm::Random,
+        Algorithm::ConsistentHash => v1::BalancingAlgorithm::ConsistentHash,
     };
-    v1::LoadBalancing { algorithm: algorithm.into() }
+    v1::LoadBalancing {
+        algorithm: algorithm.into(),
+        hash: held.hash.as_ref().map(hash_to_wire),
+        slow_start: Some(duration_to_wire(held.slow_start)),
+        prefer_zone: held.zone == ZonePreference::Prefer,
+    }
 }
 
 fn load_balancing_from_wire(message: v1::LoadBalancing) -> Result<LoadBalancing, Refusal> {
     let algorithm = match v1::BalancingAlgorithm::try_from(message.algorithm) {
+        Ok(v1::BalancingAlgorithm::PeakEwma) => Algorithm::PeakEwma,
         Ok(v1::BalancingAlgorithm::LeastRequest) => Algorithm::LeastRequest,
         Ok(v1::BalancingAlgorithm::RoundRobin) => Algorithm::RoundRobin,
         Ok(v1::BalancingAlgorithm::Random) => Algorithm::Random,
+        Ok(v1::BalancingAlgorithm::ConsistentHash) => Algorithm::ConsistentHash,
         Ok(v1::BalancingAlgorithm::Unspecified) | Err(_) => {
             return Err(missing("the algorithm of load balancing"));
         }
     };
-    Ok(LoadBalancing { algorithm })
+    let hash = message.hash.map(hash_from_wire).transpose()?;
+    if hash.is_some() != (algorithm == Algorithm::ConsistentHash) {
+        return Err(invalid("consistent hashing needs something to hash, and nothing else does"));
+    }
+    Ok(LoadBalancing {
+        algorithm,
+        hash,
+        slow_start: message.slow_start.map(duration_from_wire).unwrap_or_default(),
+        zone: if message.prefer_zone { ZonePreference::Prefer } else { ZonePreference::Any },
+    })
+}
+
+fn hash_to_wire(held: &HashOn) -> v1::HashOn {
+    let kind = match held {
+        HashOn::Header(name) => v1::hash_on::Kind::Header(name.to_string()),
+        HashOn::Cookie(name) => v1::hash_on::Kind::Cookie(name.to_string()),
+        HashOn::Source => v1::hash_on::Kind::Source(v1::HashOnSource {}),
+    };
+    v1::HashOn { kind: Some(kind) }
+}
+
+fn hash_from_wire(message: v1::HashOn) -> Result<HashOn, Refusal> {
+    Ok(match message.kind {
+        Some(v1::hash_on::Kind::Header(name)) => {
+            let name: http::HeaderName = parse(&name)?;
+            HashOn::Header(name.as_str().into())
+        }
+        Some(v1::hash_on::Kind::Cookie(name)) if !name.is_empty() => HashOn::Cookie(name.into()),
+        Some(v1::hash_on::Kind::Source(_)) => HashOn::Source,
+        _ => return Err(missing("what is hashed")),
+    })
+}
+
+// === Connections ===
+
+fn connections_to_wire(held: &Connections) -> v1::ConnectionLimits {
+    v1::ConnectionLimits {
+        in_flight_max: held.in_flight_max.unwrap_or(0),
+        wait: Some(duration_to_wire(held.wait)),
+        pending_max: held.pending_max,
+        pending_bytes_max: held.pending_bytes_max,
+    }
+}
+
+fn connections_from_wire(message: v1::ConnectionLimits) -> Connections {
+    Connections {
+        in_flight_max: (message.in_flight_max > 0).then_some(message.in_flight_max),
+        wait: message.wait.map(duration_from_wire).unwrap_or_default(),
+        pending_max: message.pending_max,
+        pending_bytes_max: message.pending_bytes_max,
+    }
+}
+
+// === Ejection ===
+
+fn ejection_to_wire(held: &Ejection) -> v1::Ejection {
+    let counts = match held.counts {
+        FailureKind::GatewayErrors => v1::FailureKind::GatewayErrors,
+        FailureKind::ServerErrors => v1::FailureKind::ServerErrors,
+    };
+    v1::Ejection {
+        counts: counts.into(),
+        consecutive: held.consecutive,
+        success_rate_min: held.success_rate_min,
+        window: Some(duration_to_wire(held.window)),
+        requests_min: held.requests_min,
+        base_time: Some(duration_to_wire(held.base_time)),
+        max_time: Some(duration_to_wire(held.max_time)),
+        max_percent: held.max_percent,
+    }
+}
+
+fn ejection_from_wire(message: v1::Ejection) -> Result<Ejection, Refusal> {
+    let counts = match v1::FailureKind::try_from(message.counts) {
+        Ok(v1::FailureKind::GatewayErrors) => FailureKind::GatewayErrors,
+        Ok(v1::FailureKind::ServerErrors) => FailureKind::ServerErrors,
+        Ok(v1::FailureKind::Unspecified) | Err(_) => return Err(missing("what counts as a failure")),
+    };
+    let duration = |message: Option<v1::Duration>| {
+        let duration = message.map(duration_from_wire).unwrap_or_default();
+        // An ejection of no length, or one that overflows the clock, is no ejection.
+        let fits = !duration.is_zero() && duration <= EJECTION_TIME_MAX;
+        if fits { Ok(duration) } else { Err(invalid("a time of the ejection is out of bounds")) }
+    };
+    if message.consecutive == 0 || message.success_rate_min > 100 || message.max_percent > 100 {
+        return Err(invalid("a number of the ejection is out of bounds"));
+    }
+    Ok(Ejection {
+        counts,
+        consecutive: message.consecutive,
+        success_rate_min: message.success_rate_min,
+        window: duration(message.window)?,
+        requests_min: message.requests_min,
+        base_time: duration(message.base_time)?,
+        max_time: duration(message.max_time)?,
+        max_percent: message.max_percent,
+    })
 }

@@ -442,7 +442,10 @@ fn traffic_policy(algorithm: Algorithm) -> Resource {
     Resource::TrafficPolicy(Arc::new(TrafficPolicy {
         namespace: "shop".parse().unwrap(),
         name: "t".parse().unwrap(),
-        traffic: Arc::new(Traffic { load_balancing: LoadBalancing { algorithm } }),
+        traffic: Arc::new(Traffic {
+            load_balancing: LoadBalancing { algorithm, ..LoadBalancing::default() },
+            ..Traffic::default()
+        }),
         provenance: Provenance::default(),
     }))
 }

@@ -79,6 +79,9 @@ pub struct Families {
     pub(super) authorization: CounterFamily<3>,
     pub(super) retries: CounterFamily<2>,
     pub(super) mirrors: CounterFamily<1>,
+    pub(super) ejections: CounterFamily<1>,
+    pub(super) ejected: GaugeFamily<0>,
+    pub(super) waiting: GaugeFamily<2>,
     pub(super) connections: CounterFamily<1>,
     pub(super) connections_open: GaugeFamily<1>,
     pub(super) connections_paused: CounterFamily<0>,
@@ -136,6 +139,22 @@ impl Families {
                 "weft_outbound_retries_total",
                 "Tries beyond a request's first, by why, and by whether they were `made` or what spoke against them.",
                 ["reason", "outcome"],
+            )?,
+            ejections: r.counter(
+                "weft_outbound_ejections_total",
+                "Endpoints that were left alone because they failed, by why; `kept` fails, and is used on because too many are \
+                 ejected already; `returned` is one whose probe was answered.",
+                ["cause"],
+            )?,
+            ejected: r.gauge(
+                "weft_outbound_endpoints_ejected",
+                "Endpoints that are ejected now, by each worker and port.",
+                [],
+            )?,
+            waiting: r.gauge(
+                "weft_outbound_requests_waiting",
+                "Requests and opaque connections that wait for an endpoint to become ready: what a Service scales up from zero by.",
+                ["destination_service_name", "destination_service_namespace"],
             )?,
             mirrors: r.counter(
                 "weft_outbound_mirrors_total",

@@ -4,7 +4,7 @@
 //! request is a few additions in the worker's own cells.
 
 use super::families::Families;
-use super::{Direction, Ends, Outcome};
+use super::{Direction, Ends, Outcome, ServiceLabels};
 use crate::tcp::Meter;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use weft_model::reason::Reason;
 use weft_model::spiffe::SpiffeId;
 use weft_model::workload::UNKNOWN;
-use weft_runtime::registry::{CounterCell, HistogramCell};
+use weft_runtime::registry::{CounterCell, GaugeGuard, HistogramCell};
 
 /// Decisions a worker keeps handles for; past it they are looked up anew.
 const CELLS_MAX: usize = 4096;
@@ -216,6 +216,21 @@ impl RequestMetrics {
     /// Counts a try that an answer's status led to.
     pub fn retried_status(&self, outcome: &'static str) {
         self.families.retries.cell(["status", outcome]).inc();
+    }
+
+    /// Counts what became of an endpoint's standing, by a word of a closed list. Rare beside requests.
+    pub fn ejection(&self, cause: &'static str) {
+        self.families.ejections.cell([cause]).inc();
+    }
+
+    /// Counts an endpoint as ejected for as long as the guard lives.
+    pub fn ejected(&self) -> GaugeGuard {
+        self.families.ejected.cell([]).guard()
+    }
+
+    /// Counts a request as waiting for an endpoint for as long as the guard lives.
+    pub fn waiting(&self, service: &ServiceLabels) -> GaugeGuard {
+        self.families.waiting.cell([&service.name, &service.namespace]).guard()
     }
 
     /// Counts a copy for a mirror. Rare beside requests, so that no handle is kept.

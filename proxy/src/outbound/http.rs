@@ -11,11 +11,11 @@
 //! | answer: internal fields, filters | what the peer's proxy says of itself stays visible |
 //! | record | last, so that it sees the answer that the application sees |
 
-use super::balancer::Replica;
+use super::balancer::{Outcome, Replica, Trying};
 use super::replay::Replay;
 use super::retry::{self, Answered, Next, TRIES_MAX};
 use super::session::Session;
-use super::{DIRECTION, Port, Target, backends, ends_of, mirror, target_of};
+use super::{DIRECTION, Port, Target, affinity, backends, classify, ends_of, limits, mirror, target_of};
 use crate::deadline::Deadline;
 use crate::exchange::{Logged, Record, RequestBytes, count_request, observe};
 use crate::h1::{Delivered, Handler, SendError};
@@ -62,6 +62,8 @@ struct Plan {
     session: Option<Session>,
     timeout: Option<Duration>,
     try_timeout: Option<Duration>,
+    /// The try under way: what a deadline cuts off is told to the balancer.
+    trying: Cell<Option<Trying>>,
 }
 
 /// How far the tries have come, for who ends them from outside.
@@ -208,7 +210,7 @@ impl Outbound {
         };
         let try_timeout = rule.backend_request_timeout.filter(|timeout| !timeout.is_zero());
         let routed = Routed { route: chosen.route.clone(), rule: chosen.index, backend, origin };
-        Ok(Plan { port: to, routed: Some(routed), mirrors, session, timeout, try_timeout })
+        Ok(Plan { routed: Some(routed), mirrors, session, try_timeout, ..Plan::unrouted(to, timeout) })
     }
 
     /// Whether this request is one of the share.
@@ -229,6 +231,10 @@ impl Outbound {
     ) -> Fared {
         let worker = &self.worker;
         let port = &plan.port;
+        let mut place = match port.counts.begin(&port.model.traffic.connections) {
+            Ok(place) => place,
+            Err(reason) => return Fared::local(reason, None, 1),
+        };
         let method = request.head.method.clone();
         let grpc = request.head.is_grpc();
         let trace = Trace::of(request.head.headers());
@@ -242,12 +248,23 @@ impl Outbound {
             (request.head.clone(), replay)
         });
         let mut tried: Vec<Rc<Replica>> = Vec::new();
+        let key = affinity::of_request(&port.model.traffic, &request.head, worker);
         let pick = |tried: &[Rc<Replica>]| {
-            port.balancer.pick(tried, &mut worker.random.borrow_mut(), Instant::now())
+            port.balancer.pick(tried, key, &mut worker.random.borrow_mut(), Instant::now())
         };
         let kept_with = plan.session.as_ref().and_then(Session::replica);
-        let Some(mut replica) = kept_with.or_else(|| pick(&tried)) else {
-            return Fared::local(Reason::EndpointsMissing, None, 1);
+        let mut replica = match kept_with.or_else(|| pick(&tried)) {
+            Some(replica) => replica,
+            None => {
+                let at_hand = if request.body.is_at_hand() { request.body.exact_length() } else { None };
+                let body = at_hand.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+                let bytes = request.head.headers().size() + body;
+                // Boxed: rare, and it would lie in every request's future.
+                match Box::pin(limits::await_endpoint(worker, port, bytes, || pick(&[]))).await {
+                    Ok(replica) => replica,
+                    Err(reason) => return Fared::local(reason, None, 1),
+                }
+            }
         };
         loop {
             let tries = tried.len() + 1;
@@ -263,7 +280,8 @@ impl Outbound {
                     return Fared::local(Reason::HeaderTooLarge, Some(replica), tries);
                 }
             }
-            let in_flight = replica.pool.begin();
+            let (in_flight, trying) = replica.begin(Instant::now());
+            plan.trying.set(Some(trying));
             let wire = if replica.identity.is_none() { plain_wire(wire, port.model.protocol) } else { wire };
             let sent = {
                 // Pinned where it lies: a future that is moved is copied, every byte of it.
@@ -283,11 +301,12 @@ impl Outbound {
             };
             let error = match sent {
                 Ok(response) => {
-                    replica.succeeded();
+                    let counts = port.model.traffic.ejection.counts;
+                    let mesh = replica.identity.is_some();
+                    plan.tried(worker, Some(classify::of_answer(&response, mesh, grpc, counts)));
                     let next = match (policy, &kept) {
                         (Some(policy), Some((_, body))) => {
                             let left = deadline.map(|deadline| deadline.left(Instant::now()));
-                            let mesh = replica.identity.is_some();
                             let answered = Answered { answer: &response, mesh, tries, body, left };
                             retry::after_answer(policy, &answered, &mut worker.random.borrow_mut())
                         }
@@ -319,20 +338,12 @@ impl Outbound {
                     if replica.identity.is_some() && retry::is_spent(response.head.headers()) {
                         worker.shared.spending.spent(trace, Instant::now());
                     }
-                    let (replica, in_flight) = (Some(replica), Some(in_flight));
+                    let (replica, in_flight) = (Some(replica), Some(in_flight.with(place.take())));
                     return Fared { response, replica, in_flight, reason: None, tries: count(tries) };
                 }
                 Err(error) => error,
             };
-            if matches!(
-                error.reason,
-                Reason::ConnectFailed
-                    | Reason::ConnectTimeout
-                    | Reason::PeerIdentityMismatch
-                    | Reason::ConnectionReset
-            ) {
-                replica.failed(Instant::now());
-            }
+            plan.tried(worker, classify::of_error(&error));
             tried.push(replica.clone());
             let opted = policy.zip(kept.as_ref()).filter(|(policy, (_, replay))| {
                 retry::wants_failure(policy, &error, tries) && replay.is_whole()
@@ -470,7 +481,12 @@ impl Handler for Outbound {
                 None => tries.await,
                 Some(deadline) => match tokio::time::timeout_at(deadline.at().into(), tries).await {
                     Ok(fared) => fared,
-                    Err(_) => progress.timed_out(),
+                    Err(_) => {
+                        // A caller's own patience says nothing of the endpoint.
+                        let own = of_route.is_some_and(|own| own.at() == deadline.at());
+                        plan.tried(&self.worker, own.then_some(Outcome::Failed));
+                        progress.timed_out()
+                    }
                 },
             }
         };
@@ -520,7 +536,22 @@ impl Handler for Outbound {
 impl Plan {
     /// To the Service that was called.
     fn unrouted(port: Rc<Port>, timeout: Option<Duration>) -> Self {
-        Self { port, routed: None, mirrors: Vec::new(), session: None, timeout, try_timeout: None }
+        Self {
+            port,
+            routed: None,
+            mirrors: Vec::new(),
+            session: None,
+            timeout,
+            try_timeout: None,
+            trying: Cell::default(),
+        }
+    }
+
+    /// Tells what the try under way says of its endpoint.
+    fn tried(&self, worker: &Worker, outcome: Option<Outcome>) {
+        if let (Some(trying), Some(outcome)) = (self.trying.take(), outcome) {
+            self.port.report(worker, trying, outcome);
+        }
     }
 
     /// What the rule's owner wants tried again.

@@ -4,8 +4,8 @@
 //! its own with a deadline of its own, is not retried, and is left out, and counted, where too many are
 //! under way or the body is too long to be kept.
 
-use super::Port;
 use super::http::plain_wire;
+use super::{Port, affinity};
 use crate::http::{Body, Request, RequestHead};
 use crate::pool::Wire;
 use crate::worker::Worker;
@@ -61,8 +61,10 @@ pub fn send(worker: &Rc<Worker>, ports: Vec<Rc<Port>>, head: RequestHead, body: 
 }
 
 async fn one(worker: &Rc<Worker>, port: &Rc<Port>, request: Request, wire: Wire) -> &'static str {
-    let picked = port.balancer.pick(&[], &mut worker.random.borrow_mut(), Instant::now());
+    let key = affinity::of_request(&port.model.traffic, &request.head, worker);
+    let picked = port.balancer.pick(&[], key, &mut worker.random.borrow_mut(), Instant::now());
     let Some(replica) = picked else { return "failed" };
+    // What becomes of a copy says nothing that the original would not.
     let in_flight = replica.pool.begin();
     let wire = if replica.identity.is_none() { plain_wire(wire, port.model.protocol) } else { wire };
     let outcome = match replica.pool.send(worker, request, wire).await {

@@ -3,9 +3,9 @@
 //! Nothing of the bytes is looked at and nothing can be repeated, so a try is made again only while
 //! no byte has been taken from the application. The peer's proxy authorizes by identity and port.
 
-use super::Port;
-use super::balancer::Replica;
+use super::balancer::{Outcome, Replica};
 use super::retry::TRIES_MAX;
+use super::{Port, affinity, limits};
 use crate::pool::InFlight;
 use crate::stream::Stream;
 use crate::tcp::Pair;
@@ -85,12 +85,22 @@ pub async fn connect(worker: &Rc<Worker>, port: &Port) -> Result<Opened, Reason>
     if port.model.unresolved.is_some() {
         return Err(Reason::ResourceUnresolved);
     }
+    let place = port.counts.begin(&port.model.traffic.connections)?;
     port.budget.request(Instant::now(), &port.allowance);
     let mut tried: Vec<Rc<Replica>> = Vec::new();
     let mut last = Reason::EndpointsMissing;
+    let key = affinity::of_connection(&port.model.traffic, worker);
     while tried.len() < TRIES_MAX {
         let now = Instant::now();
-        let Some(replica) = port.balancer.pick(&tried, &mut worker.random.borrow_mut(), now) else { break };
+        let picked = port.balancer.pick(&tried, key, &mut worker.random.borrow_mut(), now);
+        let replica = match picked {
+            Some(replica) => replica,
+            None if !tried.is_empty() => break,
+            None => {
+                let pick = || port.balancer.pick(&[], key, &mut worker.random.borrow_mut(), Instant::now());
+                Box::pin(limits::await_endpoint(worker, port, 0, pick)).await?
+            }
+        };
         if !tried.is_empty() {
             // Nothing was delivered, so another try is safe; the budget decides.
             let due = port.budget.withdraw(now, &port.allowance);
@@ -99,14 +109,19 @@ pub async fn connect(worker: &Rc<Worker>, port: &Port) -> Result<Opened, Reason>
                 return Err(Reason::RetryBudgetExhausted);
             }
         }
+        let (in_flight, trying) = replica.begin(now);
         match replica.pool.connect_opaque(worker).await {
             Ok(stream) => {
-                replica.succeeded();
-                let in_flight = replica.pool.begin();
-                return Ok(Opened { replica, stream, first: BytesMut::new(), _in_flight: in_flight });
+                port.report(worker, trying, Outcome::Answered);
+                return Ok(Opened {
+                    replica,
+                    stream,
+                    first: BytesMut::new(),
+                    _in_flight: in_flight.with(place),
+                });
             }
             Err(reason) => {
-                replica.failed(Instant::now());
+                port.report(worker, trying, Outcome::Unreachable);
                 last = reason;
                 tried.push(replica);
             }

@@ -1,0 +1,227 @@
+//! Which replica a request goes to, seen from outside: spread, zones, keys, ejection, limits, waiting.
+
+use futures_util::future::join_all;
+use nix::sys::signal::Signal;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use weft_model::reason::Reason;
+use weft_tests::application::Application;
+use weft_tests::client::Request;
+use weft_tests::http2::{Connection, frame, grpc};
+use weft_tests::mesh::{Builder, Mesh, Workload, route};
+use weft_tests::traffic::Traffic;
+use weft_tests::wait;
+
+const CART: &str = "http://cart.shop/items";
+
+/// A TrafficPolicy for `shop/cart`, its sections in flow YAML, one a line.
+fn policy(sections: &str) -> String {
+    let mut text =
+        "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: { name: cart, namespace: shop }\n\
+                    spec:\n  targetRefs: [{ kind: Service, name: cart }]\n"
+            .to_owned();
+    for section in sections.lines() {
+        text += "  ";
+        text += section.trim();
+        text += "\n";
+    }
+    text
+}
+
+/// Replicas `cart-1` to `cart-N`, each with its proxy, and one client.
+async fn replicas(count: usize, builder: impl FnOnce(Builder) -> Builder) -> (Mesh, Vec<Application>) {
+    let mut applications = Vec::new();
+    let mut all = Builder::default()
+        .service("shop/cart")
+        .workload(Workload::new("shop/web-1").calls("shop/cart", 80).spec("zone: a"));
+    for number in 1..=count {
+        let name = format!("cart-{number}");
+        let application = Application::start(&name).await;
+        let zone = format!("zone: {}", if number == 1 { "a" } else { "b" });
+        all = all.workload(Workload::new(&format!("shop/{name}")).serves(application.address()).spec(&zone));
+        applications.push(application);
+    }
+    (builder(all).start().await, applications)
+}
+
+/// How many of the requests each application has seen.
+fn shares(applications: &[Application]) -> Vec<usize> {
+    applications.iter().map(|application| application.requests().len()).collect()
+}
+
+#[tokio::test]
+async fn grpc_calls_of_one_connection_spread_evenly() {
+    const CALLS: usize = 3_000;
+    let (mesh, applications) = replicas(3, |builder| builder.with_protocol("grpc")).await;
+    let connection = Connection::open(mesh.client_of("shop/web-1", "shop/cart").address()).await;
+    let call = async || {
+        let request = grpc("cart.shop", "/shop.Cart/Get").body(()).expect("a request");
+        let mut exchange = connection.start(request, false).await.expect("a stream");
+        exchange.send.send_data(frame(b"x"), true).expect("the message is sent");
+        exchange.whole().await.expect("an answer").status()
+    };
+    for _ in 0..CALLS / 6 {
+        assert_eq!(join_all((0..6).map(|_| call())).await, [200; 6]);
+    }
+    let shares = shares(&applications);
+    assert_eq!(shares.iter().sum::<usize>(), CALLS);
+    for share in &shares {
+        assert!(share.abs_diff(CALLS / 3) <= CALLS / 30, "more than 10 % from even: {shares:?}");
+    }
+}
+
+#[tokio::test]
+async fn with_half_of_the_replicas_silently_dead_hardly_a_request_fails_after_three_seconds() {
+    let rules = "[{ timeouts: { request: 10s, backendRequest: 1s }, retry: { attempts: 3, backoff: 10ms } }]";
+    let (mesh, _applications) =
+        replicas(4, |builder| builder.policy("route", &route("cart", "cart", rules))).await;
+    let get = |id: &str| Request::get(CART).id(id);
+    let before = Traffic::start(mesh.client("shop/web-1"), 8, get);
+    before.more(500).await;
+    let frozen = ["shop/cart-2", "shop/cart-3"];
+    for uid in frozen {
+        mesh.proxy(uid).process().signal(Signal::SIGSTOP);
+    }
+    // The claim is about what is three seconds later.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let after = Traffic::start(mesh.client("shop/web-1"), 8, get);
+    after.more(2_000).await;
+    let (before, after) = (before.stop().await, after.stop().await);
+    for uid in frozen {
+        mesh.proxy(uid).process().signal(Signal::SIGCONT);
+    }
+    let total = after.succeeded.len() + after.failed.len();
+    assert!(after.failed.len() * 1_000 < total, "{} of {total}: {:?}", after.failed.len(), after.counts);
+    assert!(before.succeeded.len() > 500, "{:?}", before.counts);
+    let metrics = mesh.proxy("shop/web-1").metrics().await;
+    assert!(metrics.sum("weft_outbound_ejections_total", &[]) >= 2.0, "they are ejected");
+}
+
+#[tokio::test]
+async fn a_replica_that_fails_is_ejected_after_so_many_failures_and_used_again_when_it_recovers() {
+    let sections = "loadBalancing: { algorithm: RoundRobin }\n\
+                    ejection: { consecutiveFailures: 3, baseTime: 1s, maxTime: 2s, maxPercent: 50 }";
+    let (mesh, applications) = replicas(3, |builder| builder.policy("traffic", &policy(sections))).await;
+    // One connection, so one worker, which alone judges.
+    let ill = |id: &str| Request::get(CART).id(id).field("x-test-status", "cart-2=503");
+    let traffic = Traffic::start(mesh.client("shop/web-1"), 1, ill);
+    let proxy = mesh.proxy("shop/web-1");
+    wait::until("the replica is ejected", async || {
+        let metrics = proxy.metrics().await;
+        metrics.sum("weft_outbound_ejections_total", &[("cause", "consecutive")]) >= 1.0
+            && metrics.sum("weft_outbound_endpoints_ejected", &[]) >= 1.0
+    })
+    .await;
+    wait::until("a probe fails", async || {
+        proxy.metrics().await.sum("weft_outbound_ejections_total", &[("cause", "probe")]) >= 1.0
+    })
+    .await;
+    let outcomes = traffic.stop().await;
+    let metrics = proxy.metrics().await;
+    let probes = metrics.sum("weft_outbound_ejections_total", &[("cause", "probe")]);
+    let failed = outcomes.counts.get("503 cart-2").copied().unwrap_or(0);
+    assert_eq!(failed as f64, 3.0 + probes, "three and the probes, no more: {:?}", outcomes.counts);
+    assert_eq!(outcomes.failed.len() as u64, failed, "{:?}", outcomes.counts);
+    let seen = applications[1].requests().len();
+    let well = Traffic::start(mesh.client("shop/web-1"), 4, |id| Request::get(CART).id(id));
+    wait::until("it is used again", async || applications[1].requests().len() > seen + 20).await;
+    well.stop().await.all_succeeded();
+    proxy.process().logged("an endpoint is ejected").await;
+    proxy.process().logged("an endpoint is used again").await;
+}
+
+#[tokio::test]
+async fn the_own_zone_is_preferred_where_the_policy_says_so_and_a_change_takes_effect() {
+    let sections = "loadBalancing: { zone: Prefer }";
+    let (mesh, applications) = replicas(3, |builder| builder.policy("traffic", &policy(sections))).await;
+    let client = mesh.client("shop/web-1");
+    for _ in 0..40 {
+        client.get(CART).await.passed();
+    }
+    assert_eq!(shares(&applications), [40, 0, 0]);
+    mesh.write_policy("traffic", &policy("loadBalancing: { algorithm: RoundRobin }"));
+    wait::until("other zones are used", async || {
+        client.get(CART).await.passed();
+        shares(&applications)[1..].iter().all(|share| *share > 0)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_key_leads_to_one_replica_whichever_connection_it_comes_on() {
+    let sections = "loadBalancing: { algorithm: ConsistentHash, hash: { header: x-user } }";
+    let (mesh, applications) = replicas(3, |builder| builder.policy("traffic", &policy(sections))).await;
+    let client = mesh.client("shop/web-1");
+    let mut owners = BTreeMap::new();
+    for round in 0..5 {
+        for user in 0..24 {
+            let user = format!("user-{user}");
+            let response = client.send(&Request::get(CART).field("x-user", &user)).await;
+            response.passed();
+            let owner = owners.entry(user).or_insert_with(|| response.application().to_owned());
+            assert_eq!(owner, response.application(), "in round {round}");
+        }
+    }
+    assert!(shares(&applications).iter().all(|share| *share > 0), "keys are spread: {owners:?}");
+}
+
+#[tokio::test]
+async fn more_than_may_be_under_way_is_refused_before_anything_is_sent() {
+    let (mesh, applications) =
+        replicas(2, |builder| builder.policy("traffic", &policy("connections: { maxInFlight: 2 }"))).await;
+    let client = mesh.client("shop/web-1");
+    let held = |gate: &str| {
+        let request = Request::get(CART).field("x-test-gate", gate);
+        wait::spawn(async move { client.send(&request).await })
+    };
+    let waiting = [held("one"), held("two")];
+    wait::until("both are under way", async || shares(&applications).iter().sum::<usize>() == 2).await;
+    client.send(&Request::get(CART).id("third")).await.refused_with(Reason::InFlightLimit);
+    for application in &applications {
+        assert_eq!(application.count("third"), 0);
+        application.open("one");
+        application.open("two");
+    }
+    for request in waiting {
+        wait::within("it is answered", request).await.expect("no panic in a client").passed();
+    }
+    wait::until("places come back", async || client.get(CART).await.status() == 200).await;
+}
+
+#[tokio::test]
+async fn requests_wait_for_the_first_endpoint_where_the_policy_says_so_and_no_more_than_it_says() {
+    let sections = "connections: { waitFor: 60s, maxPending: 1 }";
+    let (mesh, _) = replicas(0, |builder| builder.policy("traffic", &policy(sections))).await;
+    let client = mesh.client("shop/web-1");
+    let waits = wait::spawn(async move { client.send(&Request::post(CART, "order")).await });
+    let labels = [("destination_service_name", "cart"), ("destination_service_namespace", "shop")];
+    wait::until("one waits", async || {
+        mesh.proxy("shop/web-1").metrics().await.sum("weft_outbound_requests_waiting", &labels) >= 1.0
+    })
+    .await;
+    client.get(CART).await.refused_with(Reason::QueueFull);
+    let application = Application::start("late").await;
+    mesh.write_policy(
+        "late",
+        &format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: Workload\nmetadata: {{ name: late, namespace: shop, labels: {{ app: \
+             cart }} }}\nspec:\n  address: 127.0.0.1\n  injected: false\n  ports: [{{ name: serving, port: {} }}]\n",
+            application.address().port()
+        ),
+    );
+    let response = wait::within("it is answered", waits).await.expect("no panic in a client");
+    response.passed();
+    assert_eq!(response.application(), "late");
+    let metrics = mesh.proxy("shop/web-1").metrics().await;
+    assert_eq!(metrics.sum("weft_outbound_requests_waiting", &labels), 0.0);
+}
+
+#[tokio::test]
+async fn a_wait_that_brings_no_endpoint_ends_with_the_reason() {
+    let wait = Duration::from_millis(200);
+    let sections = "connections: { waitFor: 200ms }";
+    let (mesh, _) = replicas(0, |builder| builder.policy("traffic", &policy(sections))).await;
+    let began = Instant::now();
+    mesh.client("shop/web-1").get(CART).await.refused_with(Reason::EndpointsMissing);
+    assert!(began.elapsed() >= wait, "it waited");
+}
