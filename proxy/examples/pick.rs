@@ -1,6 +1,8 @@
 //! What a pick between endpoints costs: `pick [ENDPOINTS]`, 1,000 unless said otherwise. One thread, no sockets. Given
 //! is the median of batches and the least, in nanoseconds, with the report of the answer and without.
 
+#![allow(clippy::print_stdout, reason = "figures are what this program is for")]
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;

@@ -189,7 +189,6 @@ async fn a_server_that_never_answers_costs_what_the_timeout_allows_and_leaves_no
     wait::until("the server answers in time", async || client.get(&url("/")).await.status() == 200).await;
     let before = descriptors(&mesh).await;
     let silent = futures_util::future::join_all((0..30).map(|_| {
-        let client = client;
         async move { client.get(&url("/silent")).await }
     }));
     for response in silent.await {
