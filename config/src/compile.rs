@@ -39,7 +39,8 @@ pub(crate) fn mesh<'r>(report: &'r Report<'r>, documents: &'r Documents<'r>) -> 
     let request_authentications =
         request_authentication::bind(report, documents, &config, &mut population, &services);
     let routes = routes::attach(report, documents, &config, &mut services);
-    let traffic_policies = traffic::bind(report, documents, &mut services);
+    let traffic_policies =
+        traffic::bind(report, documents, config.path_normalization, &mut population, &mut services);
     services.warn_of_empty(report);
     let held = assemble::Held {
         peer_authentications,

@@ -10,6 +10,7 @@ pub(crate) mod grpc_route;
 pub(crate) mod http_route;
 pub(crate) mod mesh_config;
 mod metadata;
+mod overload;
 pub(crate) mod peer_authentication;
 mod policy_test;
 pub(crate) mod probe;

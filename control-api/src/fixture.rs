@@ -67,7 +67,12 @@ impl Fixture {
             trust_domain: self.mesh.config.trust_domain.clone(),
             description: Description::default(),
             addresses: vec![ip.parse().unwrap()],
-            ports: vec![WorkloadPort { port: 8080, protocol: Protocol::Http, services: Vec::new() }],
+            ports: vec![WorkloadPort {
+                port: 8080,
+                protocol: Protocol::Http,
+                services: Vec::new(),
+                traffic_policies: Vec::new(),
+            }],
             authorizations: Vec::new(),
             peer_authentications: Vec::new(),
             request_authentications: Vec::new(),

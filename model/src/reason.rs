@@ -99,6 +99,9 @@ reasons! {
     RetryBudgetExhausted "retry_budget_exhausted" 503 14 Mesh "A retry was due and the retry budget is spent.";
     OriginalDestinationMissing "original_destination_missing" 503 14 Mesh "A redirected connection came without the destination it was meant for.";
     LoopDetected "loop_detected" 508 13 Configuration "The connection would lead back to this proxy.";
+    RateLimited "rate_limited" 429 8 Client "A rate limit of the workload's Service is reached.";
+    ConcurrencyLimited "concurrency_limited" 503 8 Mesh "The workload serves as many requests as it may, and no more may wait.";
+    QueueTimeout "queue_timeout" 503 8 Mesh "The request waited for its turn as long as it may.";
     Overloaded "overloaded" 503 8 Mesh "A limit on connections, requests or memory is reached.";
     Internal "internal" 500 13 Mesh "A fault in the proxy itself.";
 }

@@ -6,10 +6,12 @@
 mod connections;
 mod ejection;
 mod load_balancing;
+mod overload;
 
 pub use connections::Connections;
 pub use ejection::{EJECTION_TIME_MAX, Ejection, FailureKind};
 pub use load_balancing::{Algorithm, HashOn, LoadBalancing, ZonePreference};
+pub use overload::{Concurrency, DEFAULT_WAIT, Per, QUEUE_PER_PLACE, RateLimit, RetryBudget};
 
 use crate::authorization::Provenance;
 use crate::names::{Name, Namespace, ResourceName};
@@ -44,4 +46,11 @@ pub struct Traffic {
     pub connections: Connections,
     /// When an endpoint that fails is left alone.
     pub ejection: Ejection,
+    /// How much of their requests callers may retry.
+    pub retry_budget: RetryBudget,
+    /// Which rates its replicas keep; held by them.
+    pub rate_limits: Vec<RateLimit>,
+    /// How many requests a replica is given at once; held by it. `None`: any number. How many a server bears is
+    /// not for the mesh to guess, and to find it by itself is to refuse some.
+    pub concurrency: Option<Concurrency>,
 }

@@ -6,6 +6,7 @@ mod authentication;
 mod authorization;
 mod endpoints;
 mod mesh;
+mod overload;
 mod probe;
 mod request_authentication;
 mod route;

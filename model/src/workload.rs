@@ -92,6 +92,8 @@ pub struct WorkloadPort {
     pub protocol: Protocol,
     /// The Services, each by its own port, that lead to it.
     pub services: Vec<(ServiceName, u16)>,
+    /// The TrafficPolicies of those Services.
+    pub traffic_policies: Vec<ResourceName>,
 }
 
 impl Workload {

@@ -19,6 +19,7 @@ use crate::identity::metrics::IdentityMetrics;
 use crate::inbound::probe::Probes;
 use crate::inbound::probe_rules;
 use crate::metrics::Families;
+use crate::overload::Guards;
 use crate::policy;
 use crate::settings::Settings;
 use crate::shared::Shared;
@@ -162,6 +163,7 @@ pub fn run(
         arrivals: arrivals.clone(),
         plaintext_clients: Default::default(),
         budgets: Default::default(),
+        guards: Guards::new(Instant::now()),
         spending: Spending::new(Instant::now()),
         readiness: readiness.clone(),
         admitting,

@@ -10,6 +10,7 @@ use crate::http::{Body, BodyError, Frame, Headers, Known, LocalBody, RequestHead
 use crate::inbound::judge::Marks;
 use crate::inbound::revoke::Live;
 use crate::metrics::{Ends, Outcome};
+use crate::overload::limiter::Place;
 use crate::pool::InFlight;
 use crate::timer::Timer;
 use crate::worker::Worker;
@@ -57,6 +58,8 @@ pub struct Record {
     pub live: Option<Rc<Live>>,
     /// When it must have ended.
     pub deadline: Option<Deadline>,
+    /// Its places at the application, where those are limited.
+    pub places: Vec<Place>,
 }
 
 /// Bytes of a request's body.

@@ -28,6 +28,7 @@ pub mod inbound;
 pub mod listener;
 pub mod metrics;
 pub mod outbound;
+pub mod overload;
 pub mod policy;
 pub mod pool;
 pub mod rules;

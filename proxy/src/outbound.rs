@@ -442,7 +442,7 @@ impl Destinations {
         let policy = worker.policy.current();
         let zone = policy.own.workload.as_ref().map_or("", |own| &*own.zone);
         balancer.update(&model.endpoints, &model.traffic, zone, &worker.shared.tls, Instant::now());
-        let allowance = Allowance::default();
+        let allowance = Allowance::from(&model.traffic.retry_budget);
         let port = Rc::new(Port { model: model.clone(), balancer, budget, allowance, counts, labels, guess });
         ports.insert(key, port.clone());
         port

@@ -23,7 +23,7 @@ use weft_model::names::{ResourceName, ServiceName};
 use weft_model::request_authentication::RequestAuthenticationSet;
 use weft_model::route_table::RouteTable;
 use weft_model::service::{Protocol, Service};
-use weft_model::traffic::Traffic;
+use weft_model::traffic::{Traffic, TrafficPolicy};
 use weft_model::workload::{Description, Workload};
 
 /// How many destinations may be asked for and not yet passed to the control client.
@@ -66,6 +66,8 @@ pub struct Own {
     pub tls: TlsModes,
     /// Which tokens requests may carry. The same `Arc` for as long as nothing in it changes.
     pub tokens: Arc<RequestAuthenticationSet>,
+    /// The TrafficPolicies of its ports, as far as they are held.
+    pub traffic: Vec<(ResourceName, Option<Arc<TrafficPolicy>>)>,
     /// What metrics call it.
     pub description: Arc<Description>,
 }

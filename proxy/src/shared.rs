@@ -11,6 +11,7 @@ use crate::inbound::probe::Probes;
 use crate::metrics::Families;
 use crate::outbound::budget::Budgets;
 use crate::outbound::limits::Limits;
+use crate::overload::Guards;
 use crate::policy;
 use crate::settings::Settings;
 use crate::spending::Spending;
@@ -52,6 +53,8 @@ pub struct Shared {
     pub plaintext_clients: plaintext_clients::Clients,
     /// What retries each destination can bear.
     pub budgets: Budgets,
+    /// What is counted for the limits of this workload.
+    pub guards: Guards,
     /// What retries were spent on.
     pub spending: Spending,
     /// What is missing before this proxy is ready.

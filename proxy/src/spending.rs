@@ -1,7 +1,7 @@
 //! Whether this pod, or its callers together, have spent retries on what now fails, so that nobody further
 //! up spends them again (decision 0039).
 //!
-//! The outbound side notes each retry that it made or was refused, and each answer whose sender did so, under
+//! The outbound side notes what it retried in vain or was refused a retry for, and each answer whose sender did so, under
 //! the request's trace; the inbound side marks the failing answer of a request with the same trace as
 //! `retry: spent`. Where the application passes no trace on, every failing answer is marked for
 //! a moment. And where what arrives is retries to more than the share that a budget allows, failing answers are
@@ -108,7 +108,7 @@ impl Spending {
         }
     }
 
-    /// A retry was made or was due for a call of the application's, or whom it called has spent its own.
+    /// A call of the application's was retried in vain or may not be, or whom it called has spent its own.
     pub fn spent(&self, trace: Option<Trace>, now: Instant) {
         let hash = trace.map(|trace| self.hash(trace));
         let came = hash.filter(|hash| self.came[slot(*hash, CAME_SLOTS)].load(Ordering::Relaxed) == *hash);

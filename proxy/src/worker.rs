@@ -126,6 +126,10 @@ pub async fn run(index: WorkerIndex, shared: Arc<Shared>, listeners: Listeners) 
             tokio::time::sleep(SWEEP_INTERVAL).await;
             sweeper.destinations.sweep(&sweeper.policy.current());
             sweeper.applications.sweep();
+            let own = sweeper.policy.current().own.clone();
+            let guards = &sweeper.shared.guards;
+            guards.retain(|name| own.traffic.iter().any(|(held, _)| held == name));
+            sweeper.connections.places(guards.places());
         }
     });
     let follower = worker.clone();

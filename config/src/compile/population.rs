@@ -70,6 +70,7 @@ impl<'r> Population<'r> {
                 port: port.port,
                 protocol: port.protocol,
                 services: Vec::new(),
+                traffic_policies: Vec::new(),
             });
             population.all.push(Entry {
                 place: document.place(),

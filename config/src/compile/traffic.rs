@@ -1,11 +1,14 @@
 //! TrafficPolicies: the Services that each is for.
 
+use super::paths;
+use super::population::Population;
 use super::services::Services;
 use crate::report::{Place, Report};
 use crate::schema::Documents;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use weft_model::names::{ResourceName, ServiceName};
+use weft_model::path::Normalization;
 use weft_model::traffic::TrafficPolicy;
 
 /// Binds all policies. One with errors is named by its Services and not held, which denies: what it
@@ -13,6 +16,8 @@ use weft_model::traffic::TrafficPolicy;
 pub(crate) fn bind(
     report: &Report<'_>,
     documents: &Documents<'_>,
+    level: Normalization,
+    population: &mut Population<'_>,
     services: &mut Services<'_>,
 ) -> BTreeMap<ResourceName, Arc<TrafficPolicy>> {
     let mut held = BTreeMap::new();
@@ -33,6 +38,7 @@ pub(crate) fn bind(
                 report.error_hint(target.place, message, "write all of it in one TrafficPolicy");
             }
         }
+        paths::check(report, &document.spec.paths, level);
         if !report.failed(document.place()) {
             let policy = TrafficPolicy {
                 namespace: namespace.clone(),
@@ -46,6 +52,18 @@ pub(crate) fn bind(
     for entry in services.by_name.values_mut() {
         entry.traffic_policies.sort();
         entry.traffic_policies.dedup();
+        if report.failed(entry.place) {
+            continue;
+        }
+        // Its replicas hold its limits, port by port.
+        for (workload, target) in entry.ports.iter().flat_map(|port| &port.endpoints) {
+            let ports = &mut population.all[*workload].ports;
+            if let Some(held) = ports.iter_mut().find(|held| held.port == *target) {
+                held.traffic_policies.extend(entry.traffic_policies.iter().cloned());
+                held.traffic_policies.sort();
+                held.traffic_policies.dedup();
+            }
+        }
     }
     held
 }

@@ -280,7 +280,7 @@ fn operation_fields(object: &Object<'_>, rule: &mut Rule) -> Operation {
         }),
         paths: clause(object, ["paths", "notPaths"], |value| {
             rule.needs_http("paths", value.place);
-            path(value, rule)
+            path(value, &mut rule.paths)
         }),
         ports: clause(object, ["ports", "notPorts"], port),
     };
@@ -305,7 +305,7 @@ pub(crate) fn port(value: Value<'_>) -> Option<u16> {
     port
 }
 
-fn method(value: Value<'_>) -> Option<StringMatch> {
+pub(crate) fn method(value: Value<'_>) -> Option<StringMatch> {
     let (text, pattern) = pattern(value)?;
     if let StringMatch::Exact(name) = &pattern {
         let upper = name.to_ascii_uppercase();
@@ -324,7 +324,7 @@ fn method(value: Value<'_>) -> Option<StringMatch> {
 
 // Paths are judged without query, and in a form that the MeshConfig chooses: which of them no request has is
 // looked at when it is known.
-fn path(value: Value<'_>, rule: &mut Rule) -> Option<StringMatch> {
+pub(crate) fn path(value: Value<'_>, paths: &mut Vec<RulePath>) -> Option<StringMatch> {
     let text = value.text()?;
     if !text.value.contains(['{', '}']) {
         pattern(value)?;
@@ -343,7 +343,7 @@ fn path(value: Value<'_>, rule: &mut Rule) -> Option<StringMatch> {
     }
     if let Some((sample, partial)) = sample(&parsed) {
         let (text, sample) = (text.value.into(), sample.into());
-        rule.paths.push(RulePath { place: value.place, text, sample, partial });
+        paths.push(RulePath { place: value.place, text, sample, partial });
     }
     Some(parsed)
 }

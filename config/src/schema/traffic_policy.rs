@@ -1,7 +1,9 @@
 //! `TrafficPolicy` (weft.dev/v1alpha1): how a Service's callers treat it. Each section is read by a
 //! function of its own; a section that is left out has its defaults.
 
+use super::authorization_policy::RulePath;
 use super::metadata::Metadata;
+use super::overload::{concurrency, rate_limits, retry_budget};
 use super::selector::services;
 use super::value::{Object, Value};
 use crate::document::quoted;
@@ -46,18 +48,24 @@ pub(crate) struct TrafficPolicy {
     /// The Services it is for.
     pub(crate) services: Vec<At<ServiceName>>,
     pub(crate) traffic: Traffic,
+    /// The paths that its rate limits name.
+    pub(crate) paths: Vec<RulePath>,
 }
 
 pub(crate) fn read(spec: Option<&Object<'_>>, metadata: &Metadata<'_>) -> TrafficPolicy {
     let Some(spec) = spec else { return TrafficPolicy::default() };
     let references = spec.require("targetRefs").and_then(|value| value.items(16));
+    let mut paths = Vec::new();
     let traffic = Traffic {
         load_balancing: section(spec, "loadBalancing", load_balancing).unwrap_or_default(),
         connections: section(spec, "connections", connections).unwrap_or_default(),
         ejection: section(spec, "ejection", ejection).unwrap_or_default(),
+        retry_budget: section(spec, "retryBudget", retry_budget).flatten().unwrap_or_default(),
+        rate_limits: spec.take("rateLimits").map(|value| rate_limits(value, &mut paths)).unwrap_or_default(),
+        concurrency: section(spec, "concurrency", concurrency).flatten(),
     };
-    spec.not_yet(&["concurrency", "faults", "rateLimits", "retryBudget", "sessionPersistence"]);
-    TrafficPolicy { services: services(references.unwrap_or_default(), metadata), traffic }
+    spec.not_yet(&["faults", "sessionPersistence"]);
+    TrafficPolicy { services: services(references.unwrap_or_default(), metadata), traffic, paths }
 }
 
 // A section that says nothing is one whose keys went missing.

@@ -80,6 +80,10 @@ pub fn wanted<'a>(
         held.request_authentications
             .iter()
             .for_each(|name| wanted.add(Kind::RequestAuthentication, name.as_str(), snapshot));
+        held.ports
+            .iter()
+            .flat_map(|port| &port.traffic_policies)
+            .for_each(|name| wanted.add(Kind::TrafficPolicy, name.as_str(), snapshot));
     }
     // A workload that is no more has no namespace whose routes would apply.
     let namespace = held.map_or("", |held| held.namespace.as_str());

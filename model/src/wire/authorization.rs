@@ -72,7 +72,7 @@ pub(super) fn from_wire(message: v1::Authorization) -> Result<Authorization, Ref
     })
 }
 
-fn match_to_wire(matched: &StringMatch) -> v1::StringMatch {
+pub(super) fn match_to_wire(matched: &StringMatch) -> v1::StringMatch {
     let kind = match matched {
         StringMatch::Exact(text) => Kind::Exact(text.to_string()),
         StringMatch::Prefix(text) => Kind::Prefix(text.to_string()),
@@ -83,7 +83,7 @@ fn match_to_wire(matched: &StringMatch) -> v1::StringMatch {
     v1::StringMatch { kind: Some(kind) }
 }
 
-fn match_from_wire(message: v1::StringMatch) -> Result<StringMatch, Refusal> {
+pub(super) fn match_from_wire(message: v1::StringMatch) -> Result<StringMatch, Refusal> {
     Ok(match message.kind {
         Some(Kind::Exact(text)) => StringMatch::Exact(text.into()),
         Some(Kind::Prefix(text)) => StringMatch::Prefix(text.into()),

@@ -75,6 +75,22 @@ fn traffic_policy() -> TrafficPolicy {
                 max_time: Duration::from_secs(60),
                 max_percent: 30,
             },
+            retry_budget: traffic::RetryBudget { percent: 10, interval: Duration::from_secs(5), floor: 1 },
+            rate_limits: vec![traffic::RateLimit {
+                name: "orders".into(),
+                requests: 10,
+                interval: Duration::from_secs(2),
+                burst: 3,
+                per: traffic::Per::Client,
+                methods: vec![StringMatch::Exact("POST".into())],
+                paths: vec![StringMatch::Prefix("/orders".into())],
+            }],
+            concurrency: Some(traffic::Concurrency {
+                min: 1,
+                max: 9,
+                queue: 4,
+                wait: Duration::from_millis(7),
+            }),
         }),
         provenance: Provenance { file: "traffic.yaml".into(), line: 3 },
     }
@@ -321,7 +337,12 @@ fn all() -> Vec<Resource> {
                 ..Description::default()
             },
             addresses: vec!["127.0.0.1".parse().unwrap()],
-            ports: vec![WorkloadPort { port: 8080, protocol: Protocol::Http, services: vec![(cart(), 80)] }],
+            ports: vec![WorkloadPort {
+                port: 8080,
+                protocol: Protocol::Http,
+                services: vec![(cart(), 80)],
+                traffic_policies: Vec::new(),
+            }],
             authorizations: names("AuthorizationPolicy/shop/cart"),
             peer_authentications: names("PeerAuthentication/shop/default"),
             request_authentications: vec![],

@@ -1,7 +1,9 @@
 //! `weft.v1.TrafficPolicy`, section by section.
 
 use super::route::{duration_from_wire, duration_to_wire};
-use super::{Refusal, invalid, level, missing, parse, provenance_from_wire, provenance_to_wire};
+use super::{
+    Refusal, each, invalid, level, missing, overload, parse, provenance_from_wire, provenance_to_wire,
+};
 use crate::proto::v1;
 use crate::traffic::{
     Algorithm, Connections, EJECTION_TIME_MAX, Ejection, FailureKind, HashOn, LoadBalancing, Traffic,
@@ -19,6 +21,9 @@ pub(super) fn to_wire(policy: &TrafficPolicy) -> v1::TrafficPolicy {
         load_balancing: Some(load_balancing_to_wire(&traffic.load_balancing)),
         ejection: Some(ejection_to_wire(&traffic.ejection)),
         connections: Some(connections_to_wire(&traffic.connections)),
+        retry_budget: Some(overload::retry_budget_to_wire(&traffic.retry_budget)),
+        rate_limits: traffic.rate_limits.iter().map(overload::rate_limit_to_wire).collect(),
+        concurrency: traffic.concurrency.as_ref().map(overload::concurrency_to_wire),
     }
 }
 
@@ -28,6 +33,13 @@ pub(super) fn from_wire(message: v1::TrafficPolicy) -> Result<TrafficPolicy, Ref
         load_balancing: message.load_balancing.map(load_balancing_from_wire).transpose()?.unwrap_or_default(),
         connections: message.connections.map(connections_from_wire).unwrap_or_default(),
         ejection: message.ejection.map(ejection_from_wire).transpose()?.unwrap_or_default(),
+        retry_budget: message
+            .retry_budget
+            .map(overload::retry_budget_from_wire)
+            .transpose()?
+            .unwrap_or_default(),
+        rate_limits: each(message.rate_limits, overload::rate_limit_from_wire)?,
+        concurrency: message.concurrency.map(overload::concurrency_from_wire).transpose()?,
     };
     Ok(TrafficPolicy {
         namespace: parse(&message.namespace)?,

@@ -36,6 +36,7 @@ pub(super) fn to_wire(workload: &Workload) -> v1::Workload {
                         port: (*port).into(),
                     })
                     .collect(),
+                traffic_policies: names(&held.traffic_policies),
             })
             .collect(),
         authorizations: names(&workload.authorizations),
@@ -64,6 +65,7 @@ pub(super) fn from_wire(message: v1::Workload) -> Result<Workload, Refusal> {
                     let service = held.service.ok_or_else(|| missing("a service's name"))?;
                     Ok((reference_from_wire(&service)?, port(held.port)?))
                 })?,
+                traffic_policies: each(held.traffic_policies, |name| parse(&name))?,
             })
         })?,
         authorizations: each(message.authorizations, |name| parse(&name))?,

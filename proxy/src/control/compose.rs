@@ -67,12 +67,24 @@ impl Store {
         let tokens = if *self.own.tokens == tokens { self.own.tokens.clone() } else { Arc::new(tokens) };
         let default = config.map_or_else(Default::default, |config| config.peer_authentication_default);
         let tls = TlsModes::new(default, policies.iter().map(Option::as_ref));
+        let mut names: Vec<_> = workload.ports.iter().flat_map(|port| &port.traffic_policies).collect();
+        names.sort();
+        names.dedup();
+        let traffic = names.into_iter().map(|name| {
+            let held = self.get(Kind::TrafficPolicy, name, |resource| match resource {
+                Resource::TrafficPolicy(policy) => Some(policy),
+                _ => None,
+            });
+            (name.clone(), held)
+        });
+        let traffic = traffic.collect();
         Own {
             description: Arc::new(workload.description.clone()),
             workload: Some(workload),
             authorization,
             tls,
             tokens,
+            traffic,
         }
     }
 

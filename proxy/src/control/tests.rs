@@ -85,7 +85,12 @@ fn workload(authorizations: &[&str], requests: &[&str]) -> Resource {
             ..Description::default()
         },
         addresses: vec!["127.0.1.1".parse().unwrap()],
-        ports: vec![WorkloadPort { port: 8080, protocol: Protocol::Http, services: Vec::new() }],
+        ports: vec![WorkloadPort {
+            port: 8080,
+            protocol: Protocol::Http,
+            services: Vec::new(),
+            traffic_policies: Vec::new(),
+        }],
         authorizations: names(authorizations),
         peer_authentications: Vec::new(),
         request_authentications: names(requests),

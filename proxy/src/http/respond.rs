@@ -6,6 +6,7 @@
 
 use super::{Body, Headers, Known, Response, StatusCode};
 use crate::spending::SPENT;
+use std::time::Duration;
 use weft_model::reason::Reason;
 
 const INTERNAL: &[u8] = b"x-weft-";
@@ -41,6 +42,18 @@ pub fn undelivered(mut response: Response) -> Response {
 pub fn spent(headers: &mut Headers) {
     // A constant that follows the grammar.
     let _ = headers.insert_known(Known::XWeftRetry, SPENT);
+}
+
+/// Says when a client that was refused may come again, in the words that it reads.
+pub fn come_again(headers: &mut Headers, grpc: bool, after: Duration) {
+    // Numbers: they follow the grammar.
+    let _ = if grpc {
+        headers.append("grpc-retry-pushback-ms", after.as_millis().max(1).to_string().as_bytes())
+    } else {
+        // In whole seconds, and never too early.
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        headers.append_known(Known::RetryAfter, seconds.to_string().as_bytes())
+    };
 }
 
 /// Whether an answer is one that its client may want to try again.

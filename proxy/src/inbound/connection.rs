@@ -4,6 +4,7 @@
 use super::Application;
 use super::judge::Denied;
 use crate::metrics::{Ends, ServiceLabels};
+use crate::overload::Admission;
 use crate::policy::Policy;
 use crate::pool::Pool;
 use crate::tls::Peer;
@@ -35,6 +36,8 @@ pub struct Connection {
     caller: Cell<Option<(u64, Caller)>>,
     /// The external authorizer that agreed to what it carries as opaque bytes.
     agreed: RefCell<Option<Box<str>>>,
+    /// What counts for its requests, for that version of the policy.
+    admission: RefCell<Option<(u64, Rc<Admission>)>>,
 }
 
 /// What mutual TLS proved.
@@ -68,6 +71,7 @@ impl Connection {
             ends: RefCell::default(),
             caller: Cell::default(),
             agreed: RefCell::default(),
+            admission: RefCell::default(),
         }
     }
 
@@ -178,6 +182,28 @@ impl Connection {
     /// Notes that it agreed.
     pub fn agree(&self, provider: Box<str>) {
         *self.agreed.borrow_mut() = Some(provider);
+    }
+
+    /// What limits hold for its requests. A limit that is not held, or not understood, lets nothing pass.
+    pub fn admission(&self, policy: &Policy) -> Result<Rc<Admission>, Denied> {
+        if let Some((held, admission)) = &*self.admission.borrow()
+            && *held == policy.version
+        {
+            return Ok(admission.clone());
+        }
+        let port = policy.own.workload.as_ref().and_then(|own| own.port(self.local.port()));
+        let mut policies = Vec::new();
+        for name in port.into_iter().flat_map(|port| &port.traffic_policies) {
+            let held = policy.own.traffic.iter().find(|(held, _)| held == name);
+            let Some(held) = held.and_then(|(_, held)| held.clone()) else {
+                let detail = Some(format!("{name} is not held"));
+                return Err(Denied::new(Reason::ResourceUnresolved, detail, false));
+            };
+            policies.push(held);
+        }
+        let admission = Rc::new(self.worker.shared.guards.admission(&policies, self.source()));
+        *self.admission.borrow_mut() = Some((policy.version, admission.clone()));
+        Ok(admission)
     }
 
     /// What requests are counted under.

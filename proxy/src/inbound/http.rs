@@ -10,6 +10,7 @@
 //! | canonical path, where a path rule applies | before it is judged; what is judged is forwarded |
 //! | external authorizer, where a CUSTOM policy matches | before DENY and ALLOW, as in Istio: they see what it made of the request |
 //! | authorization | the newest policy, on each request |
+//! | rates, then a place at the application | after authorization, so that what is denied uses up nothing; before a byte of the body is read |
 //! | hop-by-hop fields removed, identity header set | after the rules saw the request whole |
 //! | application | at its own address, by the protocol it speaks; it is shown what is left |
 //! | judged again at each change of the policy until the answer has ended | an answer is not for who may no longer ask |
@@ -28,6 +29,8 @@ use crate::exchange::{Logged, Record, RequestBytes, count_request, observe};
 use crate::h1::{Delivered, Handler};
 use crate::http::respond::{self, strip_internal};
 use crate::http::{Body, Known, Request, RequestHead, Response};
+use crate::overload::limiter::{Place, Refused};
+use crate::overload::{Admission, Limited};
 use crate::policy::Policy;
 use crate::pool::Wire;
 use crate::spending::Trace;
@@ -36,7 +39,8 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use weft_model::path::Normalization;
 use weft_model::reason::Reason;
 use weft_model::request_authentication::Accepted;
 use weft_model::service::Protocol;
@@ -97,6 +101,7 @@ impl Inbound {
             in_flight: None,
             live: None,
             deadline: came.deadline,
+            places: Vec::new(),
         }
     }
 
@@ -112,6 +117,37 @@ impl Inbound {
             response = respond::undelivered(response);
         }
         observe(respond::for_client(response, reason, record.grpc), record)
+    }
+
+    /// Counts a request against the rates and has it wait for its turn at the application. Where a rate is
+    /// reached, when to come again.
+    async fn queue(
+        &self,
+        admission: &Admission,
+        head: &RequestHead,
+        level: Normalization,
+        came: Came,
+    ) -> Result<Vec<Place>, (Denied, Option<Duration>)> {
+        let charged = admission.charge(head.method.as_str(), head.path(), level);
+        if let Err(Limited { name, after }) = charged {
+            let detail = Some(format!("rate limit {name}"));
+            return Err((Denied::new(Reason::RateLimited, detail, false), Some(after)));
+        }
+        if let Some(places) = admission.places_at_once() {
+            return Ok(places);
+        }
+        let waiting = self.connection.worker().connections.waiting();
+        let deadline = came.deadline.map(Deadline::at);
+        let outcome = admission.places(came.attempt > 1, deadline).await;
+        drop(waiting);
+        outcome.map_err(|refused| {
+            let reason = match refused {
+                Refused::Full => Reason::ConcurrencyLimited,
+                Refused::Waited => Reason::QueueTimeout,
+                Refused::Late => Reason::RequestTimeout,
+            };
+            (Denied::new(reason, None, false), None)
+        })
     }
 
     /// Says to the proxy of a caller whether retries were spent on what fails here.
@@ -284,6 +320,43 @@ impl Handler for Inbound {
             }
             return response;
         }
+        let places = if pass.is_some() {
+            Vec::new()
+        } else {
+            let held = policy.version;
+            let outcome = match self.connection.admission(&policy) {
+                Err(denied) => Err((denied, None)),
+                Ok(admission) if admission.is_free() => Ok(Vec::new()),
+                // Boxed: most requests wait for nothing.
+                Ok(admission) => {
+                    let level = policy.config.path_normalization;
+                    Box::pin(self.queue(&admission, &head, level, came)).await
+                }
+            };
+            policy = worker.policy.current();
+            let outcome = match outcome {
+                // It took its time: what holds now is what counts.
+                Ok(places) if policy.version != held => match judged.judge(&self.connection, &policy) {
+                    Ok(anew) => {
+                        head = anew.into_head();
+                        Ok(places)
+                    }
+                    Err(denied) => Err((denied, None)),
+                },
+                outcome => outcome,
+            };
+            match outcome {
+                Ok(places) => places,
+                Err((denied, after)) => {
+                    let record = self.record(logged(&head, &policy), marks, came);
+                    let mut response = self.answer(denied, record);
+                    if let Some(after) = after {
+                        respond::come_again(response.head.headers_mut(), grpc, after);
+                    }
+                    return response;
+                }
+            }
+        };
         let logged = logged(&head, &policy);
         let headers = head.headers_mut();
         headers.remove_hop_by_hop(upgrade);
@@ -330,6 +403,8 @@ impl Handler for Inbound {
         .await;
         let mut record = self.record(logged, marks, came);
         record.request_bytes = request_bytes;
+        places.iter().for_each(Place::answered);
+        record.places = places;
         record.probe = pass.as_ref().map(|pass| pass.label());
         record.endpoint = Some(application.address());
         let mut response = match sent {

@@ -14,6 +14,7 @@ pub struct ConnectionMetrics {
     open: [GaugeCell; 2],
     count: Rc<Cell<usize>>,
     paused: CounterCell,
+    waiting: GaugeCell,
 }
 
 /// Counts as open while it lives.
@@ -38,6 +39,7 @@ impl ConnectionMetrics {
             open: both.map(|direction| families.connections_open.cell([direction.as_str()])),
             count: Rc::default(),
             paused: families.connections_paused.cell([]),
+            waiting: families.queued.cell([]),
             families: families.clone(),
         }
     }
@@ -53,6 +55,16 @@ impl ConnectionMetrics {
         self.accepted[index].inc();
         self.count.set(self.count.get() + 1);
         OpenConnection { _gauge: self.open[index].guard(), count: self.count.clone() }
+    }
+
+    /// Counts a request as waiting for its turn while the guard lives.
+    pub fn waiting(&self) -> GaugeGuard {
+        self.waiting.guard()
+    }
+
+    /// How many requests the application is given at once; 0 where that is not limited. The process's.
+    pub fn places(&self, places: u64) {
+        self.families.places.shared([]).set(i64::try_from(places).unwrap_or(i64::MAX));
     }
 
     /// Counts a pause of accepting.

@@ -90,6 +90,8 @@ pub struct Families {
     pub(super) reused_closed: CounterFamily<2>,
     pub(super) plaintext: CounterFamily<2>,
     pub(super) probes: CounterFamily<2>,
+    pub(super) queued: GaugeFamily<0>,
+    pub(super) places: GaugeFamily<0>,
     pub(super) tcp_opened: CounterFamily<22>,
     pub(super) tcp_closed: CounterFamily<22>,
     pub(super) tcp_sent: CounterFamily<22>,
@@ -188,6 +190,16 @@ impl Families {
                 "weft_inbound_plaintext_connections_total",
                 "Inbound connections outside the mesh, by what became of them.",
                 ["verdict", "source"],
+            )?,
+            queued: r.gauge(
+                "weft_inbound_requests_waiting",
+                "Requests that wait for their turn at the application.",
+                [],
+            )?,
+            places: r.gauge(
+                "weft_inbound_places",
+                "Requests that the application is given at once, where that is limited.",
+                [],
             )?,
             probes: r.counter(
                 "weft_inbound_probes_total",

@@ -10,17 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use weft_model::names::ResourceName;
-
-/// Retries per request, in percent. GEP-3388's default, and Linkerd's.
-pub const DEFAULT_BUDGET_PERCENT: u64 = 20;
-
-/// What the share is of. GEP-3388's default: long enough that a burst of failures is not all of it, short
-/// enough that yesterday's requests pay for nothing.
-pub const DEFAULT_BUDGET_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Retries per interval that are always there: three per second. GEP-3388 says ten, but every client
-/// has its own, and with a hundred of them ten are a thousand.
-pub const DEFAULT_BUDGET_FLOOR: u64 = 30;
+use weft_model::traffic as policy;
 
 /// Tenths of an interval, and the one that is being filled.
 const SLOTS: usize = 11;
@@ -56,13 +46,15 @@ pub struct RetryBudget {
 #[derive(Debug, Default)]
 pub struct Budgets(Mutex<HashMap<(ResourceName, u16), Weak<RetryBudget>>>);
 
+impl From<&policy::RetryBudget> for Allowance {
+    fn from(says: &policy::RetryBudget) -> Self {
+        Self { percent: says.percent.into(), interval: says.interval, floor: says.floor.into() }
+    }
+}
+
 impl Default for Allowance {
     fn default() -> Self {
-        Self {
-            percent: DEFAULT_BUDGET_PERCENT,
-            interval: DEFAULT_BUDGET_INTERVAL,
-            floor: DEFAULT_BUDGET_FLOOR,
-        }
+        Self::from(&policy::RetryBudget::default())
     }
 }
 

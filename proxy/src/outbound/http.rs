@@ -71,6 +71,7 @@ struct Plan {
 struct Progress {
     tries: Cell<usize>,
     replica: RefCell<Option<Rc<Replica>>>,
+    trace: Cell<Option<Trace>>,
 }
 
 /// A rule of a route, and what of the request its filters need for the answer.
@@ -238,6 +239,9 @@ impl Outbound {
         let method = request.head.method.clone();
         let grpc = request.head.is_grpc();
         let trace = Trace::of(request.head.headers());
+        progress.trace.set(trace);
+        // Said of what failed although it was tried again, or may not be: who called need not try, too.
+        let spent = || worker.shared.spending.spent(trace, Instant::now());
         port.budget.request(Instant::now(), &port.allowance);
         let policy = plan.retry();
         // What the owner wants tried again must still be there then.
@@ -321,7 +325,9 @@ impl Outbound {
                         Next::Again(wait) => {
                             let made = port.budget.withdraw(Instant::now(), &port.allowance);
                             worker.metrics.retried_status(if made { "made" } else { "budget" });
-                            worker.shared.spending.spent(trace, Instant::now());
+                            if !made {
+                                spent();
+                            }
                             made.then_some(wait)
                         }
                     };
@@ -335,8 +341,9 @@ impl Outbound {
                         replica = pick(&tried).or_else(|| pick(&[])).unwrap_or(replica);
                         continue;
                     }
-                    if replica.identity.is_some() && retry::is_spent(response.head.headers()) {
-                        worker.shared.spending.spent(trace, Instant::now());
+                    let told = replica.identity.is_some() && retry::is_spent(response.head.headers());
+                    if told || tries > 1 && respond::is_failing(&response) {
+                        spent();
                     }
                     let (replica, in_flight) = (Some(replica), Some(in_flight.with(place.take())));
                     return Fared { response, replica, in_flight, reason: None, tries: count(tries) };
@@ -359,6 +366,9 @@ impl Outbound {
             // or broke off may do better, if its owner says so.
             let next = pick(&tried).or_else(|| opted.and_then(|_| pick(&[])));
             let (Some(back), Some(next)) = (back, next) else {
+                if tries > 1 {
+                    spent();
+                }
                 return Fared::local(error.reason, Some(replica), tries);
             };
             // Drawn before the wait: others draw during it.
@@ -368,10 +378,13 @@ impl Outbound {
             let now = Instant::now();
             if deadline.is_some_and(|deadline| deadline.left(now) <= wait) {
                 worker.metrics.retried(error.reason, "deadline");
+                if tries > 1 {
+                    spent();
+                }
                 return Fared::local(error.reason, Some(replica), tries);
             }
-            worker.shared.spending.spent(trace, now);
             if !port.budget.withdraw(now, &port.allowance) {
+                spent();
                 worker.metrics.retried(error.reason, "budget");
                 return Fared::local(Reason::RetryBudgetExhausted, Some(replica), tries);
             }
@@ -402,6 +415,7 @@ impl Outbound {
             in_flight: None,
             live: None,
             deadline: None,
+            places: Vec::new(),
         }
     }
 
@@ -485,7 +499,7 @@ impl Handler for Outbound {
                         // A caller's own patience says nothing of the endpoint.
                         let own = of_route.is_some_and(|own| own.at() == deadline.at());
                         plan.tried(&self.worker, own.then_some(Outcome::Failed));
-                        progress.timed_out()
+                        progress.timed_out(&self.worker)
                     }
                 },
             }
@@ -584,7 +598,10 @@ impl Fared {
 
 impl Progress {
     /// How a request fared whose deadline passed.
-    fn timed_out(&self) -> Fared {
+    fn timed_out(&self, worker: &Worker) -> Fared {
+        if self.tries.get() > 1 {
+            worker.shared.spending.spent(self.trace.get(), Instant::now());
+        }
         Fared::local(Reason::RequestTimeout, self.replica.take(), self.tries.get().max(1))
     }
 }
