@@ -188,9 +188,8 @@ async fn a_server_that_never_answers_costs_what_the_timeout_allows_and_leaves_no
     let client = mesh.client("shop/web-1");
     wait::until("the server answers in time", async || client.get(&url("/")).await.status() == 200).await;
     let before = descriptors(&mesh).await;
-    let silent =
-        futures_util::future::join_all((0..30).map(|_| async move { client.get(&url("/silent")).await }));
-    for response in silent.await {
+    let silent = (0..30).map(|_| async move { client.get(&url("/silent")).await });
+    for response in futures_util::future::join_all(silent).await {
         response.refused_with(Reason::RequestTimeout);
     }
     nothing_is_left(&mesh, &server, before).await;
