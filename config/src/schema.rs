@@ -4,8 +4,10 @@
 //! failed, so that what it would have bound can be closed rather than left open.
 
 pub(crate) mod authorization_policy;
+pub(crate) mod backend_traffic_policy;
 mod conditions;
 pub(crate) mod connection_route;
+mod faults;
 pub(crate) mod grpc_route;
 pub(crate) mod http_route;
 pub(crate) mod mesh_config;
@@ -32,6 +34,7 @@ use crate::closest::closest;
 use crate::document::quoted;
 use crate::report::{Place, Report};
 use authorization_policy::AuthorizationPolicy;
+use backend_traffic_policy::BackendTrafficPolicy;
 use mesh_config::MeshConfig;
 use metadata::{Scope, metadata};
 use peer_authentication::PeerAuthentication;
@@ -74,6 +77,7 @@ pub(crate) struct Documents<'r> {
     pub(crate) policy_tests: List<'r, Vec<Case>>,
     pub(crate) request_authentications: List<'r, RequestAuthentication<'r>>,
     pub(crate) traffic_policies: List<'r, TrafficPolicy>,
+    pub(crate) backend_traffic_policies: List<'r, BackendTrafficPolicy>,
 }
 
 impl<'r> Documents<'r> {
@@ -94,6 +98,7 @@ impl<'r> Documents<'r> {
             policy_tests,
             request_authentications,
             traffic_policies,
+            backend_traffic_policies,
         } = other;
         self.services.extend_from_slice(services);
         self.workloads.extend_from_slice(workloads);
@@ -108,6 +113,7 @@ impl<'r> Documents<'r> {
         self.policy_tests.extend_from_slice(policy_tests);
         self.request_authentications.extend_from_slice(request_authentications);
         self.traffic_policies.extend_from_slice(traffic_policies);
+        self.backend_traffic_policies.extend_from_slice(backend_traffic_policies);
     }
 }
 
@@ -126,6 +132,7 @@ enum Kind {
     PolicyTest,
     RequestAuthentication,
     TrafficPolicy,
+    BackendTrafficPolicy,
     // Part of the design, not evaluated yet.
     Later,
 }
@@ -148,7 +155,7 @@ const KINDS: [(&str, &str, &[&str], Kind); 16] = [
     (GATEWAY, "TCPRoute", &["v1", "v1alpha2"], Kind::TcpRoute),
     (GATEWAY, "TLSRoute", &["v1", "v1alpha3", "v1alpha2"], Kind::TlsRoute),
     (GATEWAY, "ReferenceGrant", &["v1", "v1beta1"], Kind::ReferenceGrant),
-    ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy", &["v1alpha1"], Kind::Later),
+    ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy", &["v1alpha1"], Kind::BackendTrafficPolicy),
     (WEFT, "TrafficPolicy", &["v1alpha1"], Kind::TrafficPolicy),
     ("discovery.k8s.io", "EndpointSlice", &["v1"], Kind::Later),
     ("", "List", &["v1"], Kind::Later),
@@ -275,6 +282,10 @@ fn read_kind<'r>(
         Kind::TrafficPolicy => {
             let spec = traffic_policy::read(spec, &metadata);
             push(&mut documents.traffic_policies, spec, metadata);
+        }
+        Kind::BackendTrafficPolicy => {
+            let spec = backend_traffic_policy::read(spec, &metadata);
+            push(&mut documents.backend_traffic_policies, spec, metadata);
         }
         Kind::Later => {}
     }

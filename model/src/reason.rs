@@ -84,6 +84,7 @@ reasons! {
     RouteRedirect "route_redirect" 302 13 Configuration "A route redirects the request (the status is the route's).";
     CorsPreflight "cors_preflight" 204 13 Configuration "A route says what pages of another origin may do.";
     BackendInvalid "backend_invalid" 500 13 Configuration "The matched rule's backend does not exist, or its weights are all zero.";
+    FaultInjected "fault_injected" 503 14 Configuration "A fault that a TrafficPolicy wants (the status is the policy's).";
     EndpointsMissing "endpoints_missing" 503 14 Server "The destination has no endpoint that is ready.";
     ConnectFailed "connect_failed" 503 14 Server "No connection could be made to an endpoint.";
     ConnectTimeout "connect_timeout" 503 14 Server "The connection to an endpoint was not made in time.";

@@ -328,7 +328,7 @@ impl RouteMatch {
 }
 
 // The first value of a field decides, as the Gateway API's conformance has it for repeated names.
-fn header_matches(facts: &HttpFacts<'_>, name: &str, wanted: &ValueMatch) -> bool {
+pub(crate) fn header_matches(facts: &HttpFacts<'_>, name: &str, wanted: &ValueMatch) -> bool {
     let mut matches = false;
     facts.headers.visit_values(name, &mut |value| {
         matches = std::str::from_utf8(value).is_ok_and(|value| wanted.matches(value));

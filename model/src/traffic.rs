@@ -5,21 +5,36 @@
 
 mod connections;
 mod ejection;
+mod faults;
 mod load_balancing;
 mod overload;
 
 pub use connections::Connections;
 pub use ejection::{EJECTION_TIME_MAX, Ejection, FailureKind};
+pub use faults::{Abort, Delay, Fault};
 pub use load_balancing::{Algorithm, HashOn, LoadBalancing, ZonePreference};
 pub use overload::{Concurrency, DEFAULT_WAIT, Per, QUEUE_PER_PLACE, RateLimit, RetryBudget};
 
 use crate::authorization::Provenance;
 use crate::names::{Name, Namespace, ResourceName};
+use crate::route::SessionPersistence;
 use std::sync::Arc;
 
-/// One TrafficPolicy. Services name the one that is for them.
+/// The kind that a policy was written as.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum TrafficKind {
+    /// TrafficPolicy: all but what is the other's.
+    #[default]
+    Weft,
+    /// XBackendTrafficPolicy: retry budget and sessions.
+    Gateway,
+}
+
+/// One TrafficPolicy or XBackendTrafficPolicy. Services name those that are for them: one of each kind.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TrafficPolicy {
+    /// Its kind.
+    pub kind: TrafficKind,
     /// Its namespace, which is its Services'.
     pub namespace: Namespace,
     /// Its name.
@@ -33,7 +48,17 @@ pub struct TrafficPolicy {
 impl TrafficPolicy {
     /// Its name on the wire.
     pub fn resource_name(&self) -> ResourceName {
-        ResourceName::of("TrafficPolicy", &self.namespace, &self.name)
+        ResourceName::of(self.kind.as_str(), &self.namespace, &self.name)
+    }
+}
+
+impl TrafficKind {
+    /// As users write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Weft => "TrafficPolicy",
+            Self::Gateway => "XBackendTrafficPolicy",
+        }
     }
 }
 
@@ -46,11 +71,32 @@ pub struct Traffic {
     pub connections: Connections,
     /// When an endpoint that fails is left alone.
     pub ejection: Ejection,
-    /// How much of their requests callers may retry.
-    pub retry_budget: RetryBudget,
+    /// How much of their requests callers may retry. `None`: the proxy's own budget.
+    pub retry_budget: Option<RetryBudget>,
     /// Which rates its replicas keep; held by them.
     pub rate_limits: Vec<RateLimit>,
     /// How many requests a replica is given at once; held by it. `None`: any number. How many a server bears is
     /// not for the mesh to guess, and to find it by itself is to refuse some.
     pub concurrency: Option<Concurrency>,
+    /// Whether a client's requests stay with one endpoint, where its route does not say.
+    pub session: Option<SessionPersistence>,
+    /// What goes wrong on purpose.
+    pub faults: Vec<Fault>,
+}
+
+impl Traffic {
+    /// What policies say together.
+    pub fn joined<'a>(policies: impl Iterator<Item = &'a TrafficPolicy> + Clone) -> Arc<Self> {
+        let of = |kind| policies.clone().find(|policy| policy.kind == kind).map(|policy| &policy.traffic);
+        let own = of(TrafficKind::Weft).cloned().unwrap_or_default();
+        match of(TrafficKind::Gateway) {
+            None => own,
+            Some(gateway) => Arc::new(Self {
+                // Where both say: the one that is a standard's.
+                retry_budget: gateway.retry_budget.or(own.retry_budget),
+                session: gateway.session.clone(),
+                ..(*own).clone()
+            }),
+        }
+    }
 }

@@ -12,6 +12,7 @@ pub mod budget;
 pub mod classify;
 pub mod draw;
 pub mod ejection;
+pub mod faults;
 pub mod first;
 pub mod http;
 pub mod limits;
@@ -442,7 +443,7 @@ impl Destinations {
         let policy = worker.policy.current();
         let zone = policy.own.workload.as_ref().map_or("", |own| &*own.zone);
         balancer.update(&model.endpoints, &model.traffic, zone, &worker.shared.tls, Instant::now());
-        let allowance = Allowance::from(&model.traffic.retry_budget);
+        let allowance = model.traffic.retry_budget.as_ref().map_or_else(Allowance::default, Allowance::from);
         let port = Rc::new(Port { model: model.clone(), balancer, budget, allowance, counts, labels, guess });
         ports.insert(key, port.clone());
         port

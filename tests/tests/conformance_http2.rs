@@ -114,7 +114,7 @@ async fn pseudo_fields_come_once_first_and_with_values_of_one_meaning() {
             (":authority", b"cart%2eshop", Broken),
             (":authority", b"CART.shop:80", Passes("/plain")),
             (":scheme", b"ftp", Refused(Reason::RequestMalformed)),
-            (":scheme", b"", Broken),
+            (":scheme", b"", Refused(Reason::RequestMalformed)),
             (":scheme", b"ht tp", Broken),
             (":scheme", b"https", Passes("/plain")),
             (":method", b"", Broken),

@@ -316,3 +316,131 @@ async fn a_sessions_backend_stays_whatever_the_weights_become() {
         assert!(response.field("x-session").is_some(), "every answer names the session");
     }
 }
+
+/// A TrafficPolicy for the cart. `faults` is the list in flow YAML.
+fn faults(faults: &str) -> String {
+    format!(
+        "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{ name: cart, namespace: shop }}\nspec:\n  targetRefs: [{{ \
+         kind: Service, name: cart }}]\n  faults: {faults}\n"
+    )
+}
+
+const LATER: &str = "expires: '2099-01-01T00:00:00Z'";
+
+#[tokio::test]
+async fn faults_answer_the_requests_that_they_are_for_and_nothing_of_them_is_sent() {
+    let shop = Shop::start("HTTPRoute", "[{ retry: { codes: [503], attempts: 3, backoff: 1ms } }]").await;
+    let other = "match: { principals: [cluster.local/ns/shop/sa/other] }, abort: { httpStatus: 500 }";
+    let own = "match: { principals: [cluster.local/ns/shop/sa/web], methods: [GET], path: { value: /broken }, headers: [{ name: \
+               x-team, value: red }] }, abort: { httpStatus: 503 }";
+    let none = "match: { path: { value: /never } }, abort: { httpStatus: 500, percent: 0 }";
+    let policy = faults(&format!("[{{ {other}, {LATER} }}, {{ {own}, {LATER} }}, {{ {none}, {LATER} }}]"));
+    shop.mesh.write_policy("faults", &policy);
+    let web = shop.web();
+    let broken = |id: &str| Request::get("http://cart.shop/broken").field("x-team", "red").id(id);
+    wait::until("the fault holds", async || web.send(&broken("before")).await.status() == 503).await;
+    for _ in 0..5 {
+        web.send(&broken("broken")).await.refused_with(Reason::FaultInjected);
+    }
+    assert_eq!(shop.executed("broken"), 0);
+    for (id, request) in [
+        ("method", Request::post("http://cart.shop/broken", "x").field("x-team", "red")),
+        ("path", Request::get("http://cart.shop/brokenness").field("x-team", "red")),
+        ("header", Request::get("http://cart.shop/broken").field("x-team", "blue")),
+        ("percent", Request::get("http://cart.shop/never")),
+    ] {
+        web.send(&request.id(id)).await.passed();
+        assert_eq!(shop.executed(id), 1, "{id}");
+    }
+    let metrics = shop.mesh.proxy("shop/web-1").metrics().await;
+    assert!(metrics.sum("weft_outbound_faults_total", &[("kind", "abort")]) >= 5.0);
+    // It ends by itself: nobody removes it.
+    let soon = time::OffsetDateTime::now_utc() + std::time::Duration::from_secs(2);
+    let soon = soon.format(&time::format_description::well_known::Rfc3339).unwrap();
+    shop.mesh.write_policy("faults", &faults(&format!("[{{ {own}, expires: '{soon}' }}]")));
+    wait::until("the fault has ended", async || web.send(&broken("after")).await.status() == 200).await;
+}
+
+#[tokio::test]
+async fn faults_come_in_shares_wait_within_the_deadline_and_answer_calls_in_their_own_way() {
+    let rules = "[{ matches: [{ path: { value: /slow } }], timeouts: { request: 100ms } }, {}]";
+    let shop = Shop::start("HTTPRoute", rules).await;
+    let slow = "match: { path: { value: /slow } }, delay: { fixed: 60s }";
+    let waits = "match: { path: { value: /waits } }, delay: { fixed: 10ms }";
+    let half = "match: { path: { value: /half } }, abort: { httpStatus: 418, fraction: { numerator: 1, denominator: 2 } }";
+    let call = "abort: { grpcStatus: RESOURCE_EXHAUSTED }";
+    let list = [slow, waits, half, call].map(|fault| format!("{{ {fault}, {LATER} }}")).join(", ");
+    shop.mesh.write_policy("faults", &faults(&format!("[{list}]")));
+    let web = shop.web();
+    // Nothing but the fault answers so.
+    wait::until("the faults hold", async || web.get("http://cart.shop/half").await.status() == 418).await;
+    web.send(&Request::get("http://cart.shop/slow").id("slow")).await.refused_with(Reason::RequestTimeout);
+    assert_eq!(shop.executed("slow"), 0);
+    web.send(&Request::get("http://cart.shop/waits").id("waits")).await.passed();
+    let metrics = shop.mesh.proxy("shop/web-1").metrics().await;
+    assert!(metrics.sum("weft_outbound_faults_total", &[("kind", "delay")]) >= 2.0);
+    let mut statuses = std::collections::BTreeMap::<u16, u32>::new();
+    for _ in 0..100 {
+        *statuses.entry(web.get("http://cart.shop/half").await.status()).or_default() += 1;
+    }
+    // 50 of 100 with a deviation of 5.
+    assert!(statuses.len() == 2 && (20..=80).contains(&statuses[&418]), "{statuses:?}");
+    // What is no call has no gRPC status, and passes.
+    web.get("http://cart.shop/plain").await.passed();
+    let client = Connection::open(web.address()).await;
+    let request = grpc("cart.shop", "/shop.Cart/Get").body(()).unwrap();
+    let whole = client.start(request, true).await.unwrap().whole().await.unwrap();
+    assert_eq!(whole.field("grpc-status"), Some("8"));
+    assert_eq!(whole.field("x-weft-reason"), Some(Reason::FaultInjected.label()));
+}
+
+/// An XBackendTrafficPolicy for the cart.
+fn backend_policy(spec: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\nmetadata: {{ name: cart, namespace: shop \
+         }}\nspec:\n  targetRefs: [{{ group: '', kind: Service, name: cart }}]\n  {spec}\n"
+    )
+}
+
+#[tokio::test]
+async fn a_services_own_sessions_hold_where_its_routes_do_not_say() {
+    let shop = Shop::start("HTTPRoute", "[{ matches: [{ path: { value: /routed } }] }, {}]").await;
+    let policy = "sessionPersistence: { sessionName: own, absoluteTimeout: 1h, cookieConfig: { lifetimeType: Permanent } }";
+    shop.mesh.write_policy("sessions", &backend_policy(policy));
+    let web = shop.web();
+    wait::until("the policy holds", async || {
+        web.get("http://cart.shop/").await.field("set-cookie").is_some()
+    })
+    .await;
+    let first = web.get("http://cart.shop/").await;
+    let set = first.field("set-cookie").unwrap();
+    let (token, attributes) = set.split_once("; ").unwrap();
+    assert_eq!(attributes, "HttpOnly; SameSite=Lax; Max-Age=3600");
+    for path in ["/", "/routed", "/other"] {
+        for _ in 0..8 {
+            let request = Request::get(&format!("http://cart.shop{path}")).field("cookie", token);
+            assert_eq!(web.send(&request).await.application(), first.application(), "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_services_retry_budget_is_the_one_that_its_policy_says() {
+    let shop = Shop::start("HTTPRoute", "[{ retry: { codes: [503], attempts: 1, backoff: 1ms } }]").await;
+    // One retry in an hour, and none for the number of requests.
+    let policy =
+        "retryConstraint: { budget: { percent: 0, interval: 1h }, minRetryRate: { count: 1, interval: 1h } }";
+    shop.mesh.write_policy("budget", &backend_policy(policy));
+    let marker = "[{ retry: { codes: [503], attempts: 1, backoff: 1ms }, filters: [{ type: ResponseHeaderModifier, \
+                  responseHeaderModifier: { set: [{ name: x-new, value: '1' }] } }] }]";
+    // Of a later generation than the budget, so that it holds once this does.
+    shop.mesh.write_policy("route", &route("cart", "cart", marker));
+    let web = shop.web();
+    wait::until("the policy holds", async || web.get("http://cart.shop/").await.field("x-new").is_some())
+        .await;
+    for _ in 0..10 {
+        let response = web.send(&Request::get("http://cart.shop/status/503").id("ill")).await;
+        assert_eq!(response.status(), 503);
+    }
+    assert_eq!(shop.executed("ill"), 11);
+}

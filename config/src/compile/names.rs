@@ -21,6 +21,7 @@ pub(crate) fn each_once(report: &Report<'_>, documents: &Documents<'_>) {
     of_kind(report, "PolicyTest", &documents.policy_tests);
     of_kind(report, "RequestAuthentication", &documents.request_authentications);
     of_kind(report, "TrafficPolicy", &documents.traffic_policies);
+    of_kind(report, "XBackendTrafficPolicy", &documents.backend_traffic_policies);
 }
 
 fn of_kind<T>(report: &Report<'_>, kind: &str, documents: &[Rc<Document<'_, T>>]) {

@@ -1,18 +1,19 @@
-//! TrafficPolicies: the Services that each is for.
+//! TrafficPolicies and XBackendTrafficPolicies: the Services that each is for.
 
 use super::paths;
 use super::population::Population;
 use super::services::Services;
-use crate::report::{Place, Report};
-use crate::schema::Documents;
+use crate::report::{At, Place, Report};
+use crate::schema::{Documents, Metadata};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use weft_model::names::{ResourceName, ServiceName};
 use weft_model::path::Normalization;
-use weft_model::traffic::TrafficPolicy;
+use weft_model::traffic::{Traffic, TrafficKind, TrafficPolicy};
 
 /// Binds all policies. One with errors is named by its Services and not held, which denies: what it
-/// says may be a limit. A Service has one at most, so that nobody has to know which of two holds.
+/// says may be a limit. A Service has one of each kind at most, so that nobody has to know which of two
+/// holds; the kinds have nothing in common.
 pub(crate) fn bind(
     report: &Report<'_>,
     documents: &Documents<'_>,
@@ -21,32 +22,26 @@ pub(crate) fn bind(
     services: &mut Services<'_>,
 ) -> BTreeMap<ResourceName, Arc<TrafficPolicy>> {
     let mut held = BTreeMap::new();
-    let mut taken: BTreeMap<&ServiceName, Place> = BTreeMap::new();
+    let mut taken = BTreeMap::new();
     for document in &documents.traffic_policies {
-        let (namespace, name) = (&document.metadata.namespace.value, &document.metadata.name.value);
-        let resource = ResourceName::of("TrafficPolicy", namespace, name);
-        for target in &document.spec.services {
-            let Some(entry) = services.by_name.get_mut(&target.value) else {
-                let message = format!("there is no Service {}", target.value);
-                report.error_hint(target.place, message, services.near(&target.value));
-                continue;
-            };
-            entry.traffic_policies.push(resource.clone());
-            if let Some(first) = taken.insert(&target.value, target.place) {
-                let message =
-                    format!("{} has a TrafficPolicy in {} already", target.value, report.location(first));
-                report.error_hint(target.place, message, "write all of it in one TrafficPolicy");
-            }
-        }
-        paths::check(report, &document.spec.paths, level);
+        let (metadata, spec) = (&document.metadata, &document.spec);
+        let name = attach(report, TrafficKind::Weft, metadata, &spec.services, services, &mut taken);
+        paths::check(report, &spec.paths, level);
         if !report.failed(document.place()) {
-            let policy = TrafficPolicy {
-                namespace: namespace.clone(),
-                name: name.clone(),
-                traffic: Arc::new(document.spec.traffic.clone()),
-                provenance: report.provenance(document.place()),
+            let policy = policy(report, TrafficKind::Weft, metadata, spec.traffic.clone());
+            held.insert(name, Arc::new(policy));
+        }
+    }
+    for document in &documents.backend_traffic_policies {
+        let (metadata, spec) = (&document.metadata, &document.spec);
+        let name = attach(report, TrafficKind::Gateway, metadata, &spec.services, services, &mut taken);
+        if !report.failed(document.place()) {
+            let traffic = Traffic {
+                retry_budget: spec.retry_budget,
+                session: spec.session.clone(),
+                ..Traffic::default()
             };
-            held.insert(resource, Arc::new(policy));
+            held.insert(name, Arc::new(policy(report, TrafficKind::Gateway, metadata, traffic)));
         }
     }
     for entry in services.by_name.values_mut() {
@@ -66,4 +61,47 @@ pub(crate) fn bind(
         }
     }
     held
+}
+
+// Has its Services name a policy; its name.
+fn attach<'r>(
+    report: &Report<'_>,
+    kind: TrafficKind,
+    metadata: &Metadata<'_>,
+    targets: &'r [At<ServiceName>],
+    services: &mut Services<'_>,
+    taken: &mut BTreeMap<(&'static str, &'r ServiceName), Place>,
+) -> ResourceName {
+    let kind = kind.as_str();
+    let resource = ResourceName::of(kind, &metadata.namespace.value, &metadata.name.value);
+    for target in targets {
+        let Some(entry) = services.by_name.get_mut(&target.value) else {
+            let message = format!("there is no Service {}", target.value);
+            report.error_hint(target.place, message, services.near(&target.value));
+            continue;
+        };
+        entry.traffic_policies.push(resource.clone());
+        if let Some(first) = taken.insert((kind, &target.value), target.place) {
+            let article = if kind.starts_with('X') { "an" } else { "a" };
+            let message =
+                format!("{} has {article} {kind} in {} already", target.value, report.location(first));
+            report.error_hint(target.place, message, format!("write all of it in one {kind}"));
+        }
+    }
+    resource
+}
+
+fn policy(
+    report: &Report<'_>,
+    kind: TrafficKind,
+    metadata: &Metadata<'_>,
+    traffic: Traffic,
+) -> TrafficPolicy {
+    TrafficPolicy {
+        kind,
+        namespace: metadata.namespace.value.clone(),
+        name: metadata.name.value.clone(),
+        traffic: Arc::new(traffic),
+        provenance: report.provenance(metadata.place),
+    }
 }

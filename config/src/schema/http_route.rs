@@ -122,7 +122,7 @@ enum PathKind {
     Regex,
 }
 
-fn path(value: Value<'_>, paths: &mut Vec<RulePath>) -> Option<PathMatch> {
+pub(crate) fn path(value: Value<'_>, paths: &mut Vec<RulePath>) -> Option<PathMatch> {
     let object = value.object()?;
     let kinds = [
         ("PathPrefix", PathKind::Prefix),

@@ -135,6 +135,14 @@ fn filter(value: Value<'_>, metadata: &Metadata<'_>, allowed: Allowed, by_prefix
 
 fn mirror(object: &Object<'_>, metadata: &Metadata<'_>) -> Option<Mirror> {
     let backend = object.require("backendRef");
+    let share = share(object)?;
+    let backend = backend?;
+    let (service, port) = target(backend, &backend.object()?, metadata)?;
+    Some(Mirror { service: Some((service, port.value)), share })
+}
+
+/// Of how many requests: `percent` or `fraction`; without either, of all.
+pub(crate) fn share(object: &Object<'_>) -> Option<Fraction> {
     let percent = object.take("percent").map(|value| value.number(0..=100));
     let fraction = object.take("fraction").map(|value| {
         let object = value.object()?;
@@ -147,18 +155,15 @@ fn mirror(object: &Object<'_>, metadata: &Metadata<'_>) -> Option<Mirror> {
         }
         Some(Fraction { numerator: numerator.value, denominator })
     });
-    let share = match (percent, fraction) {
+    match (percent, fraction) {
         (Some(_), Some(_)) => {
             object.error("`percent` and `fraction` exclude each other");
-            return None;
+            None
         }
-        (Some(percent), None) => Fraction { numerator: percent?.value, denominator: 100 },
-        (None, Some(fraction)) => fraction?,
-        (None, None) => Fraction::ALL,
-    };
-    let backend = backend?;
-    let (service, port) = target(backend, &backend.object()?, metadata)?;
-    Some(Mirror { service: Some((service, port.value)), share })
+        (Some(percent), None) => Some(Fraction { numerator: percent?.value, denominator: 100 }),
+        (None, Some(fraction)) => fraction,
+        (None, None) => Some(Fraction::ALL),
+    }
 }
 
 fn cors(object: &Object<'_>) -> Option<Cors> {

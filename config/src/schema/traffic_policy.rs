@@ -2,6 +2,7 @@
 //! function of its own; a section that is left out has its defaults.
 
 use super::authorization_policy::RulePath;
+use super::faults;
 use super::metadata::Metadata;
 use super::overload::{concurrency, rate_limits, retry_budget};
 use super::selector::services;
@@ -60,11 +61,16 @@ pub(crate) fn read(spec: Option<&Object<'_>>, metadata: &Metadata<'_>) -> Traffi
         load_balancing: section(spec, "loadBalancing", load_balancing).unwrap_or_default(),
         connections: section(spec, "connections", connections).unwrap_or_default(),
         ejection: section(spec, "ejection", ejection).unwrap_or_default(),
-        retry_budget: section(spec, "retryBudget", retry_budget).flatten().unwrap_or_default(),
+        retry_budget: section(spec, "retryBudget", retry_budget).flatten(),
         rate_limits: spec.take("rateLimits").map(|value| rate_limits(value, &mut paths)).unwrap_or_default(),
         concurrency: section(spec, "concurrency", concurrency).flatten(),
+        faults: spec.take("faults").map(faults::read).unwrap_or_default(),
+        session: None,
     };
-    spec.not_yet(&["faults", "sessionPersistence"]);
+    if let Some(held) = spec.take("sessionPersistence") {
+        let hint = "Gateway API has it: write an XBackendTrafficPolicy";
+        held.error_hint("a TrafficPolicy has no `sessionPersistence`", hint);
+    }
     TrafficPolicy { services: services(references.unwrap_or_default(), metadata), traffic, paths }
 }
 

@@ -151,8 +151,8 @@ pub(super) fn duration_from_wire(message: v1::Duration) -> Duration {
     Duration::from_millis(message.milliseconds)
 }
 
-fn match_to_wire(matched: &RouteMatch) -> v1::RouteMatch {
-    let path = match &matched.path {
+pub(super) fn path_to_wire(path: &PathMatch) -> v1::PathMatch {
+    let kind = match path {
         PathMatch::Exact(text) => v1::path_match::Kind::Exact(text.to_string()),
         PathMatch::Prefix(text) => v1::path_match::Kind::Prefix(text.to_string()),
         PathMatch::Regex(pattern) => v1::path_match::Kind::Regex(pattern.as_str().to_owned()),
@@ -161,16 +161,21 @@ fn match_to_wire(matched: &RouteMatch) -> v1::RouteMatch {
             method: method.as_ref().map(value_to_wire),
         }),
     };
+    v1::PathMatch { kind: Some(kind) }
+}
+
+pub(super) fn header_to_wire((name, value): &(HeaderName, ValueMatch)) -> v1::HeaderMatch {
+    v1::HeaderMatch { name: name.to_string(), value: Some(value_to_wire(value)) }
+}
+
+pub(super) fn header_from_wire(message: v1::HeaderMatch) -> Result<(HeaderName, ValueMatch), Refusal> {
+    Ok((parse::<HeaderName>(&message.name)?, value_from_wire(message.value)?))
+}
+
+fn match_to_wire(matched: &RouteMatch) -> v1::RouteMatch {
     v1::RouteMatch {
-        path: Some(v1::PathMatch { kind: Some(path) }),
-        headers: matched
-            .headers
-            .iter()
-            .map(|(name, value)| v1::HeaderMatch {
-                name: name.to_string(),
-                value: Some(value_to_wire(value)),
-            })
-            .collect(),
+        path: Some(path_to_wire(&matched.path)),
+        headers: matched.headers.iter().map(header_to_wire).collect(),
         queries: matched
             .queries
             .iter()
@@ -180,8 +185,8 @@ fn match_to_wire(matched: &RouteMatch) -> v1::RouteMatch {
     }
 }
 
-fn match_from_wire(message: v1::RouteMatch) -> Result<RouteMatch, Refusal> {
-    let path = match message.path.and_then(|path| path.kind).ok_or_else(|| missing("a path match"))? {
+pub(super) fn path_from_wire(message: v1::PathMatch) -> Result<PathMatch, Refusal> {
+    Ok(match message.kind.ok_or_else(|| missing("a path match"))? {
         v1::path_match::Kind::Exact(text) => PathMatch::Exact(text.into()),
         v1::path_match::Kind::Prefix(text) => PathMatch::prefix(&text),
         v1::path_match::Kind::Regex(text) => PathMatch::Regex(Pattern::new(&text).map_err(invalid)?),
@@ -192,12 +197,13 @@ fn match_from_wire(message: v1::RouteMatch) -> Result<RouteMatch, Refusal> {
             };
             PathMatch::Rpc { service: part(rpc.service)?, method: part(rpc.method)? }
         }
-    };
+    })
+}
+
+fn match_from_wire(message: v1::RouteMatch) -> Result<RouteMatch, Refusal> {
     Ok(RouteMatch {
-        path,
-        headers: each(message.headers, |held| {
-            Ok((parse::<HeaderName>(&held.name)?, value_from_wire(held.value)?))
-        })?,
+        path: path_from_wire(message.path.ok_or_else(|| missing("a path match"))?)?,
+        headers: each(message.headers, header_from_wire)?,
         queries: each(message.queries, |held| Ok((held.name.into(), value_from_wire(held.value)?)))?,
         method: if message.method.is_empty() { None } else { Some(parse(&message.method)?) },
     })

@@ -21,7 +21,8 @@ use crate::service::{Protocol, ServicePort, ServiceTarget};
 use crate::string_match::{PathTemplate, StringMatch};
 use crate::token::Algorithm;
 use crate::traffic::{
-    self, Connections, Ejection, FailureKind, HashOn, LoadBalancing, Traffic, ZonePreference,
+    self, Abort, Connections, Delay, Ejection, FailureKind, Fault, HashOn, LoadBalancing, Traffic,
+    TrafficKind, ZonePreference,
 };
 use crate::workload::WorkloadPort;
 use std::collections::BTreeMap;
@@ -50,6 +51,7 @@ fn nets() -> Clause<ipnet::IpNet> {
 
 fn traffic_policy() -> TrafficPolicy {
     TrafficPolicy {
+        kind: TrafficKind::Gateway,
         namespace: "shop".parse().unwrap(),
         name: "cart".parse().unwrap(),
         traffic: Arc::new(Traffic {
@@ -75,7 +77,11 @@ fn traffic_policy() -> TrafficPolicy {
                 max_time: Duration::from_secs(60),
                 max_percent: 30,
             },
-            retry_budget: traffic::RetryBudget { percent: 10, interval: Duration::from_secs(5), floor: 1 },
+            retry_budget: Some(traffic::RetryBudget {
+                percent: 10,
+                interval: Duration::from_secs(5),
+                floor: 1,
+            }),
             rate_limits: vec![traffic::RateLimit {
                 name: "orders".into(),
                 requests: 10,
@@ -91,6 +97,21 @@ fn traffic_policy() -> TrafficPolicy {
                 queue: 4,
                 wait: Duration::from_millis(7),
             }),
+            session: route().rules[0].session.clone(),
+            faults: vec![Fault {
+                principals: vec!["spiffe://cluster.local/ns/shop/sa/web".parse().unwrap()],
+                namespaces: vec!["shop".into()],
+                methods: vec![http::Method::GET],
+                path: Some(PathMatch::prefix("/a")),
+                headers: vec![("x-a".parse().unwrap(), ValueMatch::Exact("1".into()))],
+                delay: Some(Delay { time: Duration::from_secs(2), share: Fraction::ALL }),
+                abort: Some(Abort {
+                    status: Some(http::StatusCode::SERVICE_UNAVAILABLE),
+                    grpc_status: None,
+                    share: Fraction { numerator: 1, denominator: 100 },
+                }),
+                expires: 2_000_000_000,
+            }],
         }),
         provenance: Provenance { file: "traffic.yaml".into(), line: 3 },
     }

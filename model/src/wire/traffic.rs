@@ -1,14 +1,19 @@
 //! `weft.v1.TrafficPolicy`, section by section.
 
-use super::route::{duration_from_wire, duration_to_wire};
+use super::route::{
+    duration_from_wire, duration_to_wire, header_from_wire, header_to_wire, path_from_wire, path_to_wire,
+    session_from_wire, session_to_wire,
+};
 use super::{
     Refusal, each, invalid, level, missing, overload, parse, provenance_from_wire, provenance_to_wire,
 };
 use crate::proto::v1;
+use crate::route::Fraction;
 use crate::traffic::{
-    Algorithm, Connections, EJECTION_TIME_MAX, Ejection, FailureKind, HashOn, LoadBalancing, Traffic,
-    TrafficPolicy, ZonePreference,
+    Abort, Algorithm, Connections, Delay, EJECTION_TIME_MAX, Ejection, FailureKind, Fault, HashOn,
+    LoadBalancing, Traffic, TrafficKind, TrafficPolicy, ZonePreference,
 };
+use http::StatusCode;
 use std::sync::Arc;
 
 pub(super) fn to_wire(policy: &TrafficPolicy) -> v1::TrafficPolicy {
@@ -21,9 +26,16 @@ pub(super) fn to_wire(policy: &TrafficPolicy) -> v1::TrafficPolicy {
         load_balancing: Some(load_balancing_to_wire(&traffic.load_balancing)),
         ejection: Some(ejection_to_wire(&traffic.ejection)),
         connections: Some(connections_to_wire(&traffic.connections)),
-        retry_budget: Some(overload::retry_budget_to_wire(&traffic.retry_budget)),
+        retry_budget: traffic.retry_budget.as_ref().map(overload::retry_budget_to_wire),
         rate_limits: traffic.rate_limits.iter().map(overload::rate_limit_to_wire).collect(),
         concurrency: traffic.concurrency.as_ref().map(overload::concurrency_to_wire),
+        kind: match policy.kind {
+            TrafficKind::Weft => v1::TrafficKind::Weft,
+            TrafficKind::Gateway => v1::TrafficKind::Gateway,
+        }
+        .into(),
+        session: traffic.session.as_ref().map(session_to_wire),
+        faults: traffic.faults.iter().map(fault_to_wire).collect(),
     }
 }
 
@@ -33,15 +45,19 @@ pub(super) fn from_wire(message: v1::TrafficPolicy) -> Result<TrafficPolicy, Ref
         load_balancing: message.load_balancing.map(load_balancing_from_wire).transpose()?.unwrap_or_default(),
         connections: message.connections.map(connections_from_wire).unwrap_or_default(),
         ejection: message.ejection.map(ejection_from_wire).transpose()?.unwrap_or_default(),
-        retry_budget: message
-            .retry_budget
-            .map(overload::retry_budget_from_wire)
-            .transpose()?
-            .unwrap_or_default(),
+        retry_budget: message.retry_budget.map(overload::retry_budget_from_wire).transpose()?,
         rate_limits: each(message.rate_limits, overload::rate_limit_from_wire)?,
         concurrency: message.concurrency.map(overload::concurrency_from_wire).transpose()?,
+        session: message.session.map(session_from_wire).transpose()?,
+        faults: each(message.faults, fault_from_wire)?,
+    };
+    let kind = match v1::TrafficKind::try_from(message.kind) {
+        Ok(v1::TrafficKind::Weft) => TrafficKind::Weft,
+        Ok(v1::TrafficKind::Gateway) => TrafficKind::Gateway,
+        Ok(v1::TrafficKind::Unspecified) | Err(_) => return Err(missing("the kind of a traffic policy")),
     };
     Ok(TrafficPolicy {
+        kind,
         namespace: parse(&message.namespace)?,
         name: parse(&message.name)?,
         traffic: Arc::new(traffic),
@@ -175,4 +191,63 @@ fn ejection_from_wire(message: v1::Ejection) -> Result<Ejection, Refusal> {
         max_time: duration(message.max_time)?,
         max_percent: message.max_percent,
     })
+}
+
+// === Faults ===
+
+fn fault_to_wire(held: &Fault) -> v1::Fault {
+    v1::Fault {
+        principals: held.principals.iter().map(ToString::to_string).collect(),
+        namespaces: held.namespaces.iter().map(ToString::to_string).collect(),
+        methods: held.methods.iter().map(ToString::to_string).collect(),
+        path: held.path.as_ref().map(path_to_wire),
+        headers: held.headers.iter().map(header_to_wire).collect(),
+        delay: held.delay.map(|delay| v1::Delay {
+            time: Some(duration_to_wire(delay.time)),
+            numerator: delay.share.numerator,
+            denominator: delay.share.denominator,
+        }),
+        abort: held.abort.map(|abort| v1::Abort {
+            status: abort.status.map_or(0, |status| status.as_u16().into()),
+            grpc_status: abort.grpc_status.map_or(0, u32::from),
+            numerator: abort.share.numerator,
+            denominator: abort.share.denominator,
+        }),
+        expires: held.expires,
+    }
+}
+
+fn fault_from_wire(message: v1::Fault) -> Result<Fault, Refusal> {
+    let abort = |held: v1::Abort| {
+        let status = u16::try_from(held.status).ok().and_then(|status| StatusCode::from_u16(status).ok());
+        let grpc_status = u8::try_from(held.grpc_status).ok().filter(|status| (1..=16).contains(status));
+        if (status.is_none() && held.status != 0)
+            || (grpc_status.is_none() && held.grpc_status != 0)
+            || (held.status == 0 && held.grpc_status == 0)
+        {
+            return Err(invalid("a fault's answer has no status, or not one of an error"));
+        }
+        Ok(Abort { status, grpc_status, share: share(held.numerator, held.denominator)? })
+    };
+    let delay = |held: v1::Delay| {
+        let time = held.time.ok_or_else(|| missing("a delay's time"))?;
+        Ok(Delay { time: duration_from_wire(time), share: share(held.numerator, held.denominator)? })
+    };
+    Ok(Fault {
+        principals: each(message.principals, |text| parse(&text))?,
+        namespaces: message.namespaces.into_iter().map(Into::into).collect(),
+        methods: each(message.methods, |text| parse(&text))?,
+        path: message.path.map(path_from_wire).transpose()?,
+        headers: each(message.headers, header_from_wire)?,
+        delay: message.delay.map(delay).transpose()?,
+        abort: message.abort.map(abort).transpose()?,
+        expires: message.expires,
+    })
+}
+
+fn share(numerator: u32, denominator: u32) -> Result<Fraction, Refusal> {
+    if denominator == 0 || numerator > denominator {
+        return Err(invalid("a share is not between 0 and 1"));
+    }
+    Ok(Fraction { numerator, denominator })
 }

@@ -16,7 +16,7 @@ use weft_model::proto::v1;
 use weft_model::request::ConnectionFacts;
 use weft_model::route::{Backend, PathMatch, Route, RouteMatch, RouteRule};
 use weft_model::service::{Protocol, Service, ServicePort, ServiceTarget};
-use weft_model::traffic::{Algorithm, LoadBalancing, Traffic, TrafficPolicy};
+use weft_model::traffic::{Algorithm, LoadBalancing, Traffic, TrafficKind, TrafficPolicy};
 use weft_model::wire::{Kind, Resource};
 use weft_model::workload::{Description, Workload, WorkloadPort};
 
@@ -445,6 +445,7 @@ fn routes_are_those_of_the_own_namespace_and_a_missing_one_is_noticed() {
 
 fn traffic_policy(algorithm: Algorithm) -> Resource {
     Resource::TrafficPolicy(Arc::new(TrafficPolicy {
+        kind: TrafficKind::Weft,
         namespace: "shop".parse().unwrap(),
         name: "t".parse().unwrap(),
         traffic: Arc::new(Traffic {

@@ -314,6 +314,7 @@ impl View {
                 backends: inputs.backends.iter().cloned().collect(),
                 endpoints: inputs.endpoints.clone(),
                 traffic: inputs.traffic(),
+                backend_sessions: inputs.backends.iter().any(|(_, held)| held.traffic.session.is_some()),
                 // One that is named and not held is one that is not obeyed.
                 unresolved: inputs
                     .policies
@@ -338,10 +339,9 @@ impl View {
 }
 
 impl Inputs {
-    /// A Service has one TrafficPolicy at most; a second one was refused where it was written.
+    /// A Service has one policy of a kind at most; a second one was refused where it was written.
     fn traffic(&self) -> Arc<Traffic> {
-        let held = self.policies.iter().find_map(|(_, policy)| policy.as_ref());
-        held.map(|policy| policy.traffic.clone()).unwrap_or_default()
+        Traffic::joined(self.policies.iter().filter_map(|(_, policy)| policy.as_deref()))
     }
 
     fn is_same(&self, other: &Self) -> bool {

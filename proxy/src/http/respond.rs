@@ -19,10 +19,12 @@ pub fn for_client(response: Response, reason: Reason, grpc: bool) -> Response {
         return response;
     }
     let mut headers = Headers::with_capacity(8, 256);
-    let status = reason.grpc_status().to_string();
+    let own = reason.grpc_status().to_string();
+    // An answer that is made on purpose says which.
+    let status = response.head.headers().get(Known::GrpcStatus).unwrap_or(own.as_bytes());
     // Constants and a number: they follow the grammar.
     let _ = headers.append_known(Known::ContentType, b"application/grpc");
-    let _ = headers.append_known(Known::GrpcStatus, status.as_bytes());
+    let _ = headers.append_known(Known::GrpcStatus, status);
     let _ = headers.append_known(Known::GrpcMessage, reason.text().as_bytes());
     let _ = headers.append_known(Known::XWeftReason, reason.label().as_bytes());
     if response.head.headers().contains(Known::XWeftUndelivered) {

@@ -238,6 +238,11 @@ impl RequestMetrics {
         self.families.mirrors.cell([outcome]).inc();
     }
 
+    /// Counts a fault on purpose: a `delay` or an `abort`.
+    pub fn faulted(&self, kind: &'static str) {
+        self.families.faults.cell([kind]).inc();
+    }
+
     /// Counts a decision under that version of the policy. `address` is the deciding policy's, 0 for
     /// none; `name` makes its name.
     pub fn decided(

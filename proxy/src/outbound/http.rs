@@ -5,6 +5,7 @@
 //! | destination | everything after depends on it; unknown ends here |
 //! | hop-by-hop and internal fields removed | before any rule sees them: an application cannot speak as the mesh |
 //! | route: rule, filters, backend | on the request as the application sent it |
+//! | faults on purpose, by the Service's policy | on the request as the application sent it; within the deadline, before any try |
 //! | mirrors | copies of the request as its backend gets it |
 //! | deadline: the route's or the client's, whichever is earlier | around all tries and the answer, so that retries and the waits between them spend it |
 //! | tries: balancer → pool → wire | each try is another endpoint, where there is one, and says to its proxy which it is and what is left |
@@ -12,9 +13,10 @@
 //! | record | last, so that it sees the answer that the application sees |
 
 use super::balancer::{Outcome, Replica, Trying};
+use super::faults::{self, Drawn};
 use super::replay::Replay;
 use super::retry::{self, Answered, Next, TRIES_MAX};
-use super::session::Session;
+use super::session::{self, Session};
 use super::{DIRECTION, Port, Target, affinity, backends, classify, ends_of, limits, mirror, target_of};
 use crate::deadline::Deadline;
 use crate::exchange::{Logged, Record, RequestBytes, count_request, observe};
@@ -35,7 +37,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use weft_model::reason::Reason;
 use weft_model::request::HttpFacts;
-use weft_model::route::{Backend, Filter, Fraction, RetryPolicy, Route};
+use weft_model::route::{Backend, Filter, Fraction, RetryPolicy, Route, SessionPersistence};
 use weft_model::route_table::Lookup;
 use weft_model::service::Protocol;
 
@@ -60,6 +62,8 @@ struct Plan {
     mirrors: Vec<Rc<Port>>,
     /// The session that the rule has it belong to.
     session: Option<Session>,
+    /// What goes wrong with it on purpose.
+    fault: Option<Box<Drawn>>,
     timeout: Option<Duration>,
     try_timeout: Option<Duration>,
     /// The try under way: what a deadline cuts off is told to the balancer.
@@ -143,6 +147,7 @@ impl Outbound {
             head.make_path_canonical(policy.config.path_normalization)
                 .map_err(|_| local(Reason::RequestMalformed))?;
         }
+        let fault;
         let chosen = {
             let facts = HttpFacts {
                 method: head.method.as_str(),
@@ -153,10 +158,14 @@ impl Outbound {
                 remote_address: self.client.ip(),
                 token: None,
             };
+            fault = faults::draw(&self.worker, &model.traffic.faults, &facts);
             match model.routes.lookup(&facts) {
                 Lookup::Unrouted => {
-                    let timeout = timeout_default;
-                    return Ok(Plan::unrouted(port, timeout));
+                    let session = session::policy_of(None, &port).map(|(policy, _)| {
+                        let found = Session::find(policy, None, head.headers(), &port.balancer);
+                        found.unwrap_or_else(|| Session::begin(policy, None))
+                    });
+                    return Ok(Plan { session, fault, ..Plan::unrouted(port, timeout_default) });
                 }
                 Lookup::NotFound => return Err(local(Reason::RouteNotFound)),
                 Lookup::Unresolved(_) => return Err(local(Reason::ResourceUnresolved)),
@@ -167,26 +176,33 @@ impl Outbound {
         let origin = filter::has_cors(&rule.filters)
             .then(|| head.headers().get_str(Known::Origin).map(Box::from))
             .flatten();
-        let mut session = rule.session.as_ref().map(|policy| Session::read(policy, matched, head.headers()));
-        filter::apply_to_request(head, &rule.filters, matched)?;
         let backend_of = |service: &Option<_>| {
             let model = service.as_ref().and_then(|named| model.backends.get(named));
             model.map(|model| self.worker.destinations.of(&self.worker, model))
         };
+        // Its session, as the request says before anything edits it. It stays where it is, whatever the
+        // weights are now (GEP-1619).
+        let sessions = rule.session.is_some() || model.backend_sessions || model.traffic.session.is_some();
+        let find = |port: &Port, head: &RequestHead| {
+            let (policy, matched) = session::policy_of(Some((rule, matched)), port)?;
+            Session::find(policy, matched, head.headers(), &port.balancer)
+        };
+        let (held, mut session) = if !sessions {
+            (None, None)
+        } else if rule.backends.is_empty() {
+            (None, find(&port, head))
+        } else {
+            let at = |(index, backend): (usize, &Backend)| {
+                let port = backend_of(&backend.service)?;
+                Some((index, find(&port, head)?))
+            };
+            rule.backends.iter().enumerate().find_map(at).unzip()
+        };
+        filter::apply_to_request(head, &rule.filters, matched)?;
         let (backend, to) = if rule.backends.is_empty() {
             // No backends: the rule changes requests on their way to the Service that was called.
-            if let Some(session) = &mut session {
-                session.find(&port.balancer);
-            }
             (None, port.clone())
         } else {
-            // A session stays where it is, whatever the weights say now (GEP-1619).
-            let held = session.as_mut().and_then(|session| {
-                let is_there = |backend: &Backend| {
-                    backend_of(&backend.service).is_some_and(|port| session.find(&port.balancer))
-                };
-                rule.backends.iter().position(is_there)
-            });
             let drawn = held.or_else(|| backends::draw(&rule.backends, &mut self.worker.random.borrow_mut()));
             let index = drawn.ok_or_else(|| local(Reason::BackendInvalid))?;
             let backend = &rule.backends[index];
@@ -195,6 +211,10 @@ impl Outbound {
         };
         if to.model.unresolved.is_some() {
             return Err(local(Reason::ResourceUnresolved));
+        }
+        if sessions && session.is_none() {
+            let policy = session::policy_of(Some((rule, matched)), &to);
+            session = policy.map(|(policy, matched)| Session::begin(policy, matched));
         }
         // Collected only where there are any: an empty Vec allocates nothing.
         let mirrors = rule.filters.iter().filter_map(|filter| match filter {
@@ -211,7 +231,7 @@ impl Outbound {
         };
         let try_timeout = rule.backend_request_timeout.filter(|timeout| !timeout.is_zero());
         let routed = Routed { route: chosen.route.clone(), rule: chosen.index, backend, origin };
-        Ok(Plan { routed: Some(routed), mirrors, session, try_timeout, ..Plan::unrouted(to, timeout) })
+        Ok(Plan { routed: Some(routed), mirrors, session, fault, try_timeout, ..Plan::unrouted(to, timeout) })
     }
 
     /// Whether this request is one of the share.
@@ -490,7 +510,14 @@ impl Handler for Outbound {
         let progress = Progress::default();
         let fared = {
             let request = Request::new(head, body);
-            let tries = pin!(self.try_endpoints(&plan, request, wire, deadline, &progress));
+            let tries = pin!(async {
+                if let Some(fault) = &plan.fault
+                    && let Some(response) = Box::pin(fault.apply(&self.worker, grpc)).await
+                {
+                    return Fared { response, ..Fared::local(Reason::FaultInjected, None, 0) };
+                }
+                self.try_endpoints(&plan, request, wire, deadline, &progress).await
+            });
             match deadline {
                 None => tries.await,
                 Some(deadline) => match tokio::time::timeout_at(deadline.at().into(), tries).await {
@@ -532,10 +559,11 @@ impl Handler for Outbound {
         }
         if let Some(routed) = &plan.routed {
             routed.apply_to_response(headers);
-            let policy = routed.route.rules[routed.rule].session.as_ref();
-            if let (Some(session), Some(policy), Some(replica)) = (&plan.session, policy, &fared.replica) {
-                session.answer(policy, plan.port.balancer.session_digest(replica), headers);
-            }
+        }
+        if let (Some(session), Some(replica)) = (&plan.session, &fared.replica)
+            && let Some(policy) = plan.session_policy()
+        {
+            session.answer(policy, plan.port.balancer.session_digest(replica), headers);
         }
         observe(response, record)
     }
@@ -555,6 +583,7 @@ impl Plan {
             routed: None,
             mirrors: Vec::new(),
             session: None,
+            fault: None,
             timeout,
             try_timeout: None,
             trying: Cell::default(),
@@ -566,6 +595,12 @@ impl Plan {
         if let (Some(trying), Some(outcome)) = (self.trying.take(), outcome) {
             self.port.report(worker, trying, outcome);
         }
+    }
+
+    fn session_policy(&self) -> Option<&SessionPersistence> {
+        let of_rule =
+            self.routed.as_ref().and_then(|routed| routed.route.rules[routed.rule].session.as_ref());
+        of_rule.or(self.port.model.traffic.session.as_ref())
     }
 
     /// What the rule's owner wants tried again.

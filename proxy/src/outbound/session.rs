@@ -6,6 +6,7 @@
 //! anyway, or to none, and then the balancer picks. Nothing is kept here: every proxy understands every
 //! other's tokens, before and after a restart.
 
+use super::Port;
 use super::balancer::{Balancer, Replica, SessionDigest};
 use crate::http::{Headers, Known};
 use base64::Engine;
@@ -13,7 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::fmt::Write;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
-use weft_model::route::{PathMatch, SessionCarrier, SessionPersistence, ValueMatch};
+use weft_model::route::{PathMatch, RouteRule, SessionCarrier, SessionPersistence, ValueMatch};
 
 /// The first byte of a token: what it means may change.
 const VERSION: u8 = 1;
@@ -30,15 +31,13 @@ const CLOCK_SKEW: u64 = 60;
 /// A client that sends more tokens than cookies of several paths would explain gets no more looked up.
 const TOKENS_MAX: usize = 4;
 
-/// What a request's session asks for.
+/// A request's session.
 pub struct Session {
     now: u64,
-    tokens: Vec<Token>,
-    /// The one of them that names an endpoint, and that endpoint.
-    held: Option<Token>,
-    replica: Option<Rc<Replica>>,
-    /// The path of a new cookie; empty for a header.
-    path: String,
+    /// What came with the request, and the endpoint that it names.
+    held: Option<(Token, Rc<Replica>)>,
+    /// The path of a new cookie; `None` where a policy of the Service is not for any one path.
+    path: Option<String>,
 }
 
 #[derive(Clone, Copy)]
@@ -48,46 +47,68 @@ struct Token {
     used: u64,
 }
 
+/// What says that requests to a port have sessions: the rule, with its match, or else the Service's policy.
+pub fn policy_of<'a>(
+    rule: Option<(&'a RouteRule, &'a PathMatch)>,
+    port: &'a Port,
+) -> Option<(&'a SessionPersistence, Option<&'a PathMatch>)> {
+    match rule {
+        Some((RouteRule { session: Some(policy), .. }, matched)) => Some((policy, Some(matched))),
+        _ => port.model.traffic.session.as_ref().map(|policy| (policy, None)),
+    }
+}
+
 // === impl Session ===
 
 impl Session {
-    /// Reads the tokens that came with a request, before anything edits it.
-    pub fn read(policy: &SessionPersistence, matched: &PathMatch, headers: &Headers) -> Self {
+    /// One that begins.
+    pub fn begin(policy: &SessionPersistence, matched: Option<&PathMatch>) -> Self {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let path = match policy.carrier {
-            SessionCarrier::Header => String::new(),
-            SessionCarrier::SessionCookie | SessionCarrier::PermanentCookie => cookie_path(matched),
+        let path = matched.filter(|_| policy.carrier != SessionCarrier::Header).map(cookie_path);
+        Self { now, held: None, path }
+    }
+
+    /// The one that a request names by its tokens, if its endpoint is one of these and can be asked.
+    pub fn find(
+        policy: &SessionPersistence,
+        matched: Option<&PathMatch>,
+        headers: &Headers,
+        balancer: &Balancer,
+    ) -> Option<Self> {
+        let mut session = Self::begin(policy, matched);
+        let (now, instant) = (session.now, Instant::now());
+        let held = |text: &[u8]| {
+            let token = Token::parse(text).filter(|token| token.is_alive(policy, now))?;
+            Some((token, balancer.find_session(&token.digest, instant)?))
         };
-        let alive = |token: &Token| token.is_alive(policy, now);
-        let tokens = if policy.carrier == SessionCarrier::Header {
-            headers.find_all(&policy.name).filter_map(Token::parse).filter(alive).take(TOKENS_MAX).collect()
+        session.held = if policy.carrier == SessionCarrier::Header {
+            headers.find_all(&policy.name).take(TOKENS_MAX).find_map(held)
         } else {
             let pairs = headers.get_all(Known::Cookie).flat_map(|field| field.split(|byte| *byte == b';'));
             let named = pairs.filter_map(|pair| cookie_value(pair, policy.name.as_bytes()));
-            named.take(TOKENS_MAX).filter_map(Token::parse).filter(alive).collect()
+            named.take(TOKENS_MAX).find_map(held)
         };
-        Self { now, tokens, held: None, replica: None, path }
-    }
-
-    /// Whether one of the endpoints is the session's, and can be asked.
-    pub fn find(&mut self, balancer: &Balancer) -> bool {
-        let now = Instant::now();
-        let found = self
-            .tokens
-            .iter()
-            .find_map(|token| balancer.find_session(&token.digest, now).map(|replica| (*token, replica)));
-        (self.held, self.replica) = found.unzip();
-        self.held.is_some()
+        session.held.is_some().then_some(session)
     }
 
     /// The session's endpoint.
     pub fn replica(&self) -> Option<Rc<Replica>> {
-        self.replica.clone()
+        self.held.as_ref().map(|(_, replica)| replica.clone())
     }
 
     /// Tells the client with which endpoint its session is, where that is news.
     pub fn answer(&self, policy: &SessionPersistence, digest: SessionDigest, headers: &mut Headers) {
-        let held = self.held.filter(|token| token.digest == digest);
+        let held = self.held.as_ref().map(|(token, _)| *token);
+        self.tell(policy, held.filter(|token| token.digest == digest), digest, headers);
+    }
+
+    fn tell(
+        &self,
+        policy: &SessionPersistence,
+        held: Option<Token>,
+        digest: SessionDigest,
+        headers: &mut Headers,
+    ) {
         let is_news = held.is_none_or(|token| policy.idle_timeout.is_some() && token.used < self.now);
         let token = Token { digest, began: held.map_or(self.now, |token| token.began), used: self.now };
         // Values are base64, times and a path that was checked.
@@ -99,8 +120,11 @@ impl Session {
     }
 
     fn cookie(&self, policy: &SessionPersistence, token: &Token) -> String {
-        let mut text =
-            format!("{}={}; Path={}; HttpOnly; SameSite=Lax", policy.name, token.text(), self.path);
+        let mut text = format!("{}={}", policy.name, token.text());
+        if let Some(path) = &self.path {
+            let _ = write!(text, "; Path={path}");
+        }
+        text.push_str("; HttpOnly; SameSite=Lax");
         if policy.carrier == SessionCarrier::PermanentCookie
             && let Some(timeout) = policy.absolute_timeout
         {
@@ -262,16 +286,11 @@ mod tests {
 
     #[test]
     fn clients_are_told_what_is_new_to_them() {
-        let session = |held: Option<Token>| Session {
-            now: 1_600,
-            tokens: Vec::new(),
-            held,
-            replica: None,
-            path: "/cart".to_owned(),
-        };
-        let told = |carrier, absolute, idle, held, digest| {
+        let session = Session { now: 1_600, held: None, path: Some("/cart".to_owned()) };
+        let told = |carrier, absolute, idle, held: Option<Token>, digest| {
             let mut headers = Headers::new();
-            session(held).answer(&policy(carrier, absolute, idle), digest, &mut headers);
+            let held = held.filter(|token| token.digest == digest);
+            session.tell(&policy(carrier, absolute, idle), held, digest, &mut headers);
             headers
                 .iter()
                 .next()
