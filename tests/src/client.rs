@@ -11,6 +11,9 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use weft_model::reason::Reason;
 
+/// What an error says where an answer had begun, and did not end. Whoever made it died meanwhile.
+pub const CUT: &str = "the answer was cut after its head";
+
 /// Bytes per piece of a long upload.
 const PIECE: usize = 64 * 1024;
 
@@ -304,7 +307,8 @@ impl Connection {
                 head = reader.head().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
             }
             let framing = head.response_framing(&request.method);
-            let body = reader.body(framing).await?;
+            let cut = |error: io::Error| io::Error::new(error.kind(), CUT);
+            let body = reader.body(framing).await.map_err(cut)?;
             let trailers = std::mem::take(&mut reader.trailers);
             Ok::<_, io::Error>((Response { head, body, trailers }, framing))
         });

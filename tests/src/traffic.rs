@@ -1,6 +1,6 @@
 //! A stream of requests in the background while a test does something to the mesh.
 
-use crate::client::{Client, Connection, Request, Response};
+use crate::client::{CUT, Client, Connection, Request, Response};
 use crate::wait;
 use std::collections::BTreeMap;
 use std::io;
@@ -85,6 +85,16 @@ impl Outcomes {
     #[track_caller]
     pub fn all_succeeded(&self) {
         assert!(self.failed.is_empty(), "{} requests failed: {:?}", self.failed.len(), self.counts);
+        assert!(!self.succeeded.is_empty(), "no request was made");
+    }
+
+    /// Panics unless every request ended with 200, but for answers that had begun when whoever made them was
+    /// killed: at most one for each connection.
+    #[track_caller]
+    pub fn all_succeeded_but_what_was_cut(&self, connections: usize) {
+        let cut = self.counts.get(&format!("lost: {CUT}")).map_or(0, |count| *count as usize);
+        assert!(cut <= connections, "more than one for each connection: {:?}", self.counts);
+        assert_eq!(self.failed.len(), cut, "{:?}", self.counts);
         assert!(!self.succeeded.is_empty(), "no request was made");
     }
 
