@@ -100,3 +100,31 @@ impl Traffic {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(kind: TrafficKind, percent: Option<u32>) -> TrafficPolicy {
+        let retry_budget = percent.map(|percent| RetryBudget { percent, ..RetryBudget::default() });
+        TrafficPolicy {
+            kind,
+            namespace: "shop".parse().unwrap(),
+            name: "cart".parse().unwrap(),
+            traffic: Arc::new(Traffic { retry_budget, ..Traffic::default() }),
+            provenance: Provenance::default(),
+        }
+    }
+
+    #[test]
+    fn the_standards_retry_budget_goes_before_our_own() {
+        let joined = |own, gateway| {
+            let policies = [policy(TrafficKind::Weft, own), policy(TrafficKind::Gateway, gateway)];
+            Traffic::joined(policies.iter()).retry_budget.map(|budget| budget.percent)
+        };
+        assert_eq!(joined(None, None), None);
+        assert_eq!(joined(Some(10), None), Some(10));
+        assert_eq!(joined(None, Some(30)), Some(30));
+        assert_eq!(joined(Some(10), Some(30)), Some(30));
+    }
+}
