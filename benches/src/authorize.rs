@@ -120,7 +120,7 @@ fn edits(files: &[SourceFile], remembers: bool) -> anyhow::Result<(Duration, Dur
     let mut times = Vec::new();
     for edit in 0..EDITS {
         let text = &mut files[edit * 7 % 100].text;
-        *text = text.replacen("/api/v1/things-", &format!("/api/v1/other-{edit}-"), 1);
+        *text = text.replacen("/v1/things-", &format!("/v1/other-{edit}-"), 1);
         let start = Instant::now();
         let compilation = if remembers { compiler.compile(&files) } else { compile(&files) };
         ensure!(!compilation.has_errors(), "the edit is good");
