@@ -169,8 +169,8 @@ async fn a_replica_that_drains_under_traffic_costs_no_request() {
     mesh.proxy("shop/cart-1").process().signal(Signal::SIGTERM);
     let (status, took) = mesh.proxy_mut("shop/cart-1").process_mut().wait().await;
     assert_eq!(status.code(), Some(0));
-    // The deadline is 25 s: clients were told, went elsewhere, and it fell quiet long before.
-    assert!(took < Duration::from_secs(20), "{took:?}");
+    // The deadline is 25 s. It stops accepting a fifth before it, if clients have not gone elsewhere by then.
+    assert!(took < Duration::from_secs(25), "{took:?}");
     get.more(100).await;
     get.stop().await.all_succeeded();
     post.stop().await.all_succeeded();
