@@ -169,7 +169,7 @@ async fn serve_mesh(
         }
         MeshAlpn::Http1 => {
             let inbound = Inbound::new(connection);
-            let drain = ConnectionDrain::new(&drain);
+            let drain = ConnectionDrain::from_mesh(&drain);
             let _ = h1::serve(accepted.stream, &inbound, &limits, &drain).await;
         }
         MeshAlpn::Tcp => tcp::carry(connection, accepted.stream, Bytes::new()).await,

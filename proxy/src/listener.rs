@@ -83,25 +83,37 @@ const DRAIN_IDLE_GRACE: Duration = Duration::from_secs(2);
 
 /// The drain as HTTP/1 connections see it: the application's own pass an untouched watch.
 #[derive(Clone, Debug)]
-pub struct ConnectionDrain(drain::Watch);
+pub struct ConnectionDrain {
+    watch: drain::Watch,
+    told: bool,
+}
 
 impl ConnectionDrain {
     /// Follows the process's drain.
     pub fn new(watch: &drain::Watch) -> Self {
-        Self(watch.clone())
+        Self { watch: watch.clone(), told: false }
+    }
+
+    /// For a connection from a proxy of the mesh.
+    pub fn from_mesh(watch: &drain::Watch) -> Self {
+        Self { told: true, ..Self::new(watch) }
     }
 }
 
 impl Drain for ConnectionDrain {
     fn draining(&self) -> bool {
-        self.0.is_draining()
+        self.watch.is_draining()
+    }
+
+    fn is_told(&self) -> bool {
+        self.told
     }
 
     async fn quiet(&self) {
-        self.0.draining().await;
+        self.watch.draining().await;
         tokio::select! {
             // Nothing is accepted any more: what is idle has no other use.
-            () = self.0.closing() => {}
+            () = self.watch.closing() => {}
             () = tokio::time::sleep(DRAIN_IDLE_GRACE) => {}
         }
     }

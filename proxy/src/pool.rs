@@ -10,6 +10,7 @@
 //! own proxy says that it did not take it, and otherwise fails: nothing is guessed.
 
 mod idle;
+mod leaving;
 
 use crate::h1::{self, Delivered, Recycle, SendError};
 use crate::h2;
@@ -20,6 +21,7 @@ use crate::stream::Stream;
 use crate::tls::{Connector, MeshAlpn};
 use crate::worker::Worker;
 use idle::{IDLE_AGE_MAX, IdleAge};
+use leaving::Leaving;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
@@ -45,10 +47,6 @@ const H2_IN_FLIGHT_MIN: usize = 4;
 
 /// HTTP/2 connections to one place from one worker.
 const H2_CONNECTIONS_MAX: usize = 8;
-
-/// How long a peer that asked its clients to go is left alone while there are others. As long as a
-/// drain needs to see that nothing comes any more; its removal by the control API comes within that.
-const LEAVING: Duration = Duration::from_secs(5);
 
 /// Which wire a request must or may take.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -91,8 +89,8 @@ pub struct Pool {
     /// Connections that were begun.
     dials: Cell<u64>,
     limits: Rc<Limits>,
-    /// The peer's proxy drains: until then others are the better choice.
-    leaving_until: Cell<Option<Instant>>,
+    /// What the peer's proxy said of its drain: others are the better choice then.
+    leaving: Leaving,
 }
 
 /// A request in flight: lowers the count when dropped.
@@ -136,7 +134,7 @@ impl Pool {
             in_flight: Cell::new(0),
             dials: Cell::new(0),
             limits: Rc::default(),
-            leaving_until: Cell::new(None),
+            leaving: Leaving::default(),
         })
     }
 
@@ -157,13 +155,13 @@ impl Pool {
 
     /// Whether the peer asked its clients, lately, to go elsewhere.
     pub fn is_leaving(&self, now: Instant) -> bool {
-        self.leaving_until.get().is_some_and(|until| now < until)
+        self.leaving.is_away(now)
     }
 
-    /// The peer said so: by `Connection: close`, or by GOAWAY. Idle connections are closed from this
+    /// The peer said that it drains: by `x-weft-draining`, or by GOAWAY. Idle connections are closed from this
     /// side, so that none is closed by the peer while a request is on its way.
     fn left(&self) {
-        self.leaving_until.set(Some(Instant::now() + LEAVING));
+        self.leaving.told(Instant::now());
         self.idle.borrow_mut().clear();
     }
 
@@ -237,10 +235,13 @@ impl Pool {
         self.heard(sent)
     }
 
-    fn heard(&self, sent: Result<Response, SendError>) -> Result<Response, SendError> {
-        if let (Ok(response), Dial::Mesh { .. }) = (&sent, &self.dial)
-            && response.head.headers().has_element(Known::Connection, "close")
+    /// `Connection: close` alone says nothing of the peer: an answer that came before its request had been
+    /// read ends its connection too.
+    fn heard(&self, mut sent: Result<Response, SendError>) -> Result<Response, SendError> {
+        if let (Ok(response), Dial::Mesh { .. }) = (&mut sent, &self.dial)
+            && response.head.headers().contains(Known::XWeftDraining)
         {
+            response.head.headers_mut().remove(Known::XWeftDraining);
             self.left();
         }
         sent
@@ -308,9 +309,13 @@ impl Pool {
         loop {
             let full = {
                 let mut shared = self.shared.borrow_mut();
-                let held = shared.len();
-                shared.retain(h2::ClientConnection::is_open);
-                if shared.len() < held && matches!(self.dial, Dial::Mesh { .. }) {
+                let mut asked_to_go = false;
+                shared.retain(|connection| {
+                    let open = connection.is_open();
+                    asked_to_go |= !open && connection.was_asked_to_go();
+                    open
+                });
+                if asked_to_go && matches!(self.dial, Dial::Mesh { .. }) {
                     self.left();
                 }
                 if let Some(connection) = shared.iter().find(|connection| connection.has_room()) {

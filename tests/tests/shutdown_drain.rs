@@ -169,8 +169,8 @@ async fn a_replica_that_drains_under_traffic_costs_no_request() {
     mesh.proxy("shop/cart-1").process().signal(Signal::SIGTERM);
     let (status, took) = mesh.proxy_mut("shop/cart-1").process_mut().wait().await;
     assert_eq!(status.code(), Some(0));
-    // The deadline is 25 s. It stops accepting a fifth before it, if clients have not gone elsewhere by then.
-    assert!(took < Duration::from_secs(25), "{took:?}");
+    // Clients that did not stay away would keep it open until a fifth before its deadline of 25 s.
+    assert!(took < Duration::from_secs(20), "its clients went elsewhere: {took:?}");
     get.more(100).await;
     get.stop().await.all_succeeded();
     post.stop().await.all_succeeded();

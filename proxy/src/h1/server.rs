@@ -45,6 +45,12 @@ pub trait Drain {
     /// Whether answers now say `Connection: close` and end their connections.
     fn draining(&self) -> bool;
 
+    /// Whether the client is a proxy of the mesh: it is told by a field of its own, since a connection may end
+    /// for other reasons.
+    fn is_told(&self) -> bool {
+        false
+    }
+
     /// Resolves when connections that wait for a request are to be closed. Asked for once per
     /// connection.
     fn quiet(&self) -> impl Future<Output = ()>;
@@ -152,7 +158,12 @@ pub async fn serve<H: Handler, D: Drain>(
         if let Some(reason) = asked.misanswered(&response, &wire.borrow()) {
             response = handler.refuse(reason, None);
         }
-        let close = !asked.keep_alive || drain.draining();
+        let draining = drain.draining();
+        if draining && drain.is_told() {
+            // A constant that follows the grammar.
+            let _ = response.head.headers_mut().insert_known(Known::XWeftDraining, b"1");
+        }
+        let close = !asked.keep_alive || draining;
         let answering = Answering { head: asked.head, version: asked.version, close };
         let written = match responder.write(response, answering).await {
             // Nothing was sent yet, so the client can be told.

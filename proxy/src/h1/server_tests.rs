@@ -318,44 +318,72 @@ async fn a_client_that_reads_nothing_is_cut_off() {
     assert!(matches!(result, Err(ConnectionError::Stalled)), "{result:?}");
 }
 
-struct Draining(Cell<bool>, Notify);
+#[derive(Default)]
+struct Draining {
+    now: Cell<bool>,
+    quiet: Notify,
+    told: bool,
+}
 
 impl Drain for Draining {
     fn draining(&self) -> bool {
-        self.0.get()
+        self.now.get()
+    }
+
+    fn is_told(&self) -> bool {
+        self.told
     }
 
     fn quiet(&self) -> impl Future<Output = ()> {
-        self.1.notified()
+        self.quiet.notified()
     }
 }
 
 #[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn a_drain_ends_connections_with_their_answer_and_idle_ones_when_it_is_quiet() {
-    let drain = Draining(Cell::new(false), Notify::new());
+    let drain = Draining::default();
     let (mut client, stream) = pipe();
     let talk = async {
         client.write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         assert!(!read_until(&mut client, "GET a /1 +0").await.contains("close"));
-        drain.0.set(true);
+        drain.now.set(true);
         client.write_all(b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         let mut output = String::new();
         client.read_to_string(&mut output).await.unwrap();
         assert!(output.contains("Connection: close\r\n") && output.ends_with("GET a /2 +0"));
+        assert!(!output.contains("x-weft"), "an application is told in words that it knows");
     };
     let limits = Limits::default();
     let (result, ()) = tokio::join!(serve(stream, &Echo, &limits, &drain), talk);
     assert!(matches!(result, Ok(Outcome::Closed)));
 
-    let drain = Draining(Cell::new(false), Notify::new());
+    let drain = Draining::default();
     let (mut client, stream) = pipe();
     let talk = async {
         client.write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         read_until(&mut client, "GET a /1 +0").await;
-        drain.1.notify_one();
+        drain.quiet.notify_one();
         assert_eq!(client.read(&mut [0; 9]).await.unwrap(), 0);
     };
     assert!(tokio::join!(serve(stream, &Echo, &limits, &drain), talk).0.is_ok());
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_proxy_is_told_that_this_one_drains_and_not_when_a_connection_ends_for_another_reason() {
+    for (draining, marked) in [(true, true), (false, false)] {
+        let drain = Draining { told: true, now: Cell::new(draining), ..Draining::default() };
+        let (mut client, stream) = pipe();
+        let talk = async {
+            client.write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+            let mut output = String::new();
+            client.read_to_string(&mut output).await.unwrap();
+            assert!(output.contains("Connection: close\r\n"), "{output}");
+            assert_eq!(output.contains("x-weft-draining: 1\r\n"), marked, "{output}");
+        };
+        let limits = Limits::default();
+        let (result, ()) = tokio::join!(serve(stream, &Echo, &limits, &drain), talk);
+        assert!(matches!(result, Ok(Outcome::Closed)));
+    }
 }
 
 #[tokio::test(flavor = "current_thread", start_paused = true)]

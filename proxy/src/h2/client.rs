@@ -95,6 +95,15 @@ impl ClientConnection {
             && !matches!(self.shared.requests.borrow_mut().poll_ready(&mut cx), Poll::Ready(Err(_)))
     }
 
+    /// Whether it takes no more requests because the peer asked its clients to go (GOAWAY without an error),
+    /// not because it broke.
+    pub fn was_asked_to_go(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        let ready = self.shared.requests.borrow_mut().poll_ready(&mut cx);
+        let Poll::Ready(Err(error)) = ready else { return false };
+        error.is_go_away() && error.is_remote() && error.reason() == Some(Code::NO_ERROR)
+    }
+
     /// Requests whose answer has not been read to its end.
     pub fn in_flight(&self) -> usize {
         self.shared.status.in_flight.get()

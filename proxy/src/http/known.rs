@@ -63,10 +63,11 @@ pub enum Known {
     XWeftAttempt,
     XWeftDeadline,
     XWeftRetry,
+    XWeftDraining,
     XEnvoyExpectedRqTimeoutMs,
 }
 
-const COUNT: usize = 54;
+const COUNT: usize = 55;
 
 /// Lower-case names, in the order of the enum.
 const NAMES: [&str; COUNT] = [
@@ -123,6 +124,7 @@ const NAMES: [&str; COUNT] = [
     "x-weft-attempt",
     "x-weft-deadline",
     "x-weft-retry",
+    "x-weft-draining",
     "x-envoy-expected-rq-timeout-ms",
 ];
 
@@ -180,6 +182,7 @@ const ALL: [Known; COUNT] = [
     Known::XWeftAttempt,
     Known::XWeftDeadline,
     Known::XWeftRetry,
+    Known::XWeftDraining,
     Known::XEnvoyExpectedRqTimeoutMs,
 ];
 

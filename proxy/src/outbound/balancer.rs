@@ -237,8 +237,11 @@ impl Balancer {
         } else {
             state.choose(&self.mean, false, fit, random, now)
         };
+        // One that drains still serves, which is more than is known of one that is ejected.
+        let serving = |replica: &Rc<Replica>| replica.known.standing.takes(now) && untried(replica);
         chosen
             .or_else(|| state.lightest(&self.mean, fit, now))
+            .or_else(|| state.lightest(&self.mean, serving, now))
             .or_else(|| state.lightest(&self.mean, untried, now))
     }
 

@@ -118,7 +118,9 @@ fn a_drain_lets_what_runs_finish_and_takes_no_more() {
         .await;
         let mut response = client.send(get("/")).await.unwrap();
         server.drain.drain(Duration::from_secs(30));
+        assert!(!client.was_asked_to_go());
         until("the client must be told", || !client.is_open()).await;
+        assert!(client.was_asked_to_go());
         let error = client.send(get("/new")).await.unwrap_err();
         assert_eq!(error.delivered, Delivered::No);
         assert!(error.request.is_some());
@@ -127,6 +129,7 @@ fn a_drain_lets_what_runs_finish_and_takes_no_more() {
         answer.close();
         assert_eq!(response.body.collect(10).await.unwrap().0, "late");
         assert_eq!(server.task.await.unwrap(), Ended::Closed);
+        assert!(client.was_asked_to_go(), "that is known when the connection has ended, too");
     });
 }
 
@@ -154,6 +157,7 @@ fn a_forced_drain_cuts_what_is_left() {
         assert_eq!(server.task.await.unwrap(), Ended::Forced);
         let error = send.await.unwrap();
         assert_eq!((error.reason, error.delivered), (Reason::ConnectionReset, Delivered::Maybe));
+        assert!(!client.was_asked_to_go(), "it broke");
         until("the handler must be dropped", || dropped.get()).await;
     });
 }
