@@ -10,7 +10,7 @@ use crate::http::{Body, BodyError, Frame, Headers, Known, LocalBody, RequestHead
 use crate::inbound::judge::Marks;
 use crate::inbound::revoke::Live;
 use crate::metrics::{Ends, Outcome};
-use crate::overload::limiter::Place;
+use crate::overload::limiter::Places;
 use crate::pool::InFlight;
 use crate::timer::Timer;
 use crate::worker::Worker;
@@ -59,7 +59,7 @@ pub struct Record {
     /// When it must have ended.
     pub deadline: Option<Deadline>,
     /// Its places at the application, where those are limited.
-    pub places: Vec<Place>,
+    pub places: Places,
 }
 
 /// Bytes of a request's body.
@@ -185,6 +185,8 @@ struct Observed {
 impl Observed {
     fn tell(&mut self, broken: Option<Reason>) {
         let Some(record) = self.record.take() else { return };
+        // What is left of it lies with the client, who is given the time that any slow reader is.
+        self.timer.clear();
         let reason = record.reason.or(broken);
         let outcome =
             Outcome { status: self.status, grpc_status: self.grpc_status, reason, grpc: record.grpc };

@@ -11,7 +11,7 @@ pub mod limiter;
 pub mod queue;
 
 use gcra::{Gcra, Rate};
-use limiter::{Asker, Limiter, Place, Refused};
+use limiter::{Asker, Limiter, Places, Refused};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -128,7 +128,9 @@ impl Guards {
             match same {
                 // Those who are being served count on.
                 Some(limiter) => {
-                    limiter.update(says);
+                    if old.is_some_and(|old| old.policy.traffic.concurrency.as_ref() != Some(says)) {
+                        limiter.update(says);
+                    }
                     limiter
                 }
                 None => Limiter::new(says, self.start),
@@ -213,13 +215,17 @@ impl Admission {
     }
 
     /// Places at the application, if they are free and nobody waits for them.
-    pub fn places_at_once(&self) -> Option<Vec<Place>> {
-        self.limiters.iter().map(Limiter::take).collect()
+    pub fn places_at_once(&self) -> Option<Places> {
+        let mut places = Places::default();
+        for limiter in &self.limiters {
+            places.push(limiter.take()?);
+        }
+        Some(places)
     }
 
     /// Places at the application, in turn. `late`: one that its client has tried before.
-    pub async fn places(&self, late: bool, deadline: Option<Instant>) -> Result<Vec<Place>, Refused> {
-        let mut places = Vec::with_capacity(self.limiters.len());
+    pub async fn places(&self, late: bool, deadline: Option<Instant>) -> Result<Places, Refused> {
+        let mut places = Places::default();
         // Always in one order, so that no two requests wait for each other.
         for limiter in &self.limiters {
             let place = match limiter.take() {
@@ -236,6 +242,12 @@ impl Admission {
     }
 }
 
+/// Whether an answer says how long the application takes. One that it failed to make says how fast it fails: an
+/// adaptive limit that learned from an application that starts anew would find all slow that it does after.
+pub fn tells_pace(status: u16, grpc_status: Option<&[u8]>) -> bool {
+    status < 500 && status != 429 && grpc_status.is_none_or(|status| status == b"0")
+}
+
 fn nanoseconds(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
@@ -243,3 +255,6 @@ fn nanoseconds(start: Instant) -> u64 {
 fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
     held.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

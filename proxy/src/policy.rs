@@ -46,6 +46,9 @@ pub struct Policy {
     pub too_old: bool,
     /// Which publication it is; set by [`Publisher::publish`].
     pub version: u64,
+    /// The publication since which `own` is what it is: endpoints change often, and what is looked up of `own`
+    /// need not be looked up again for that. Set by [`Publisher::publish`].
+    pub own_version: u64,
 }
 
 impl Policy {
@@ -216,6 +219,8 @@ impl Publisher {
         let mut current = lock(&self.shared.current);
         let version = self.shared.version.load(Ordering::Acquire) + 1;
         policy.version = version;
+        policy.own_version =
+            if Arc::ptr_eq(&policy.own, &current.own) { current.own_version } else { version };
         *current = Arc::new(policy);
         self.shared.version.store(version, Ordering::Release);
         drop(current);
@@ -318,6 +323,20 @@ mod tests {
         let (found, ()) = tokio::join!(reader.resolve(&name, deadline), answer);
         assert!(matches!(found, Some(Resolution::Absent)));
         assert_eq!(name.wire_name(), "shop/cart");
+    }
+
+    #[test]
+    fn what_binds_the_workload_has_a_version_of_its_own() {
+        let (publisher, handle, _asked) = channel();
+        let reader = handle.reader();
+        let bound = Policy { own: Arc::new(Own::default()), ..Policy::default() };
+        publisher.publish(bound.clone());
+        let first = reader.current().own_version;
+        assert_eq!((reader.current().version, first), (1, 1));
+        publisher.publish(Policy { own: bound.own.clone(), ..Policy::default() });
+        assert_eq!((reader.current().version, reader.current().own_version), (2, first), "endpoints alone");
+        publisher.publish(Policy { own: Arc::new(Own::default()), ..Policy::default() });
+        assert_eq!((reader.current().version, reader.current().own_version), (3, 3));
     }
 
     #[tokio::test(start_paused = true)]

@@ -128,7 +128,10 @@ pub async fn run(index: WorkerIndex, shared: Arc<Shared>, listeners: Listeners) 
             sweeper.applications.sweep();
             let own = sweeper.policy.current().own.clone();
             let guards = &sweeper.shared.guards;
-            guards.retain(|name| own.traffic.iter().any(|(held, _)| held == name));
+            // Who it is may be missing for a moment; what is being served counts on.
+            if own.workload.is_some() {
+                guards.retain(|name| own.traffic.iter().any(|(held, _)| held == name));
+            }
             sweeper.connections.places(guards.places());
         }
     });

@@ -30,13 +30,13 @@ pub struct Connection {
     mesh: Option<Mesh>,
     /// The server that the application's own TLS names, outside the mesh.
     server_name: Option<Box<str>>,
-    /// What requests are counted under, for that version of the policy.
+    /// What requests are counted under, for that version of what binds the workload.
     ends: RefCell<Option<(u64, Rc<Ends>)>>,
-    /// What its client is to the policies, for that version of them.
+    /// What its client is to the policies, for the same.
     caller: Cell<Option<(u64, Caller)>>,
     /// The external authorizer that agreed to what it carries as opaque bytes.
     agreed: RefCell<Option<Box<str>>>,
-    /// What counts for its requests, for that version of the policy.
+    /// What counts for its requests, for the same.
     admission: RefCell<Option<(u64, Rc<Admission>)>>,
 }
 
@@ -165,12 +165,12 @@ impl Connection {
     /// What its client is to the policies: looked up once for all requests under them.
     pub fn caller(&self, policy: &Policy) -> Caller {
         if let Some((version, caller)) = self.caller.get()
-            && version == policy.version
+            && version == policy.own_version
         {
             return caller;
         }
         let caller = policy.own.authorization.caller(self.peer().map(|peer| &peer.identity));
-        self.caller.set(Some((policy.version, caller)));
+        self.caller.set(Some((policy.own_version, caller)));
         caller
     }
 
@@ -187,7 +187,7 @@ impl Connection {
     /// What limits hold for its requests. A limit that is not held, or not understood, lets nothing pass.
     pub fn admission(&self, policy: &Policy) -> Result<Rc<Admission>, Denied> {
         if let Some((held, admission)) = &*self.admission.borrow()
-            && *held == policy.version
+            && *held == policy.own_version
         {
             return Ok(admission.clone());
         }
@@ -202,19 +202,19 @@ impl Connection {
             policies.push(held);
         }
         let admission = Rc::new(self.worker.shared.guards.admission(&policies, self.source()));
-        *self.admission.borrow_mut() = Some((policy.version, admission.clone()));
+        *self.admission.borrow_mut() = Some((policy.own_version, admission.clone()));
         Ok(admission)
     }
 
     /// What requests are counted under.
     pub fn ends(&self) -> Rc<Ends> {
-        let version = self.worker.policy.version();
+        let policy = self.worker.policy.current();
         if let Some((held, ends)) = &*self.ends.borrow()
-            && *held == version
+            && *held == policy.own_version
         {
             return ends.clone();
         }
-        let own = self.worker.policy.current().own.clone();
+        let own = &policy.own;
         let source = self.peer().map_or_else(Arc::<Description>::default, |peer| peer.description.clone());
         let ends = Rc::new(Ends {
             direction: super::DIRECTION,
@@ -226,7 +226,7 @@ impl Connection {
             mutual_tls: self.mesh.is_some(),
             cells: RefCell::default(),
         });
-        *self.ends.borrow_mut() = Some((version, ends.clone()));
+        *self.ends.borrow_mut() = Some((policy.own_version, ends.clone()));
         ends
     }
 

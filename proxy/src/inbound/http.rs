@@ -29,8 +29,8 @@ use crate::exchange::{Logged, Record, RequestBytes, count_request, observe};
 use crate::h1::{Delivered, Handler};
 use crate::http::respond::{self, strip_internal};
 use crate::http::{Body, Known, Request, RequestHead, Response};
-use crate::overload::limiter::{Place, Refused};
-use crate::overload::{Admission, Limited};
+use crate::overload::limiter::{Places, Refused};
+use crate::overload::{self, Admission, Limited};
 use crate::policy::Policy;
 use crate::pool::Wire;
 use crate::spending::Trace;
@@ -39,8 +39,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
-use weft_model::path::Normalization;
+use std::time::Instant;
 use weft_model::reason::Reason;
 use weft_model::request_authentication::Accepted;
 use weft_model::service::Protocol;
@@ -101,7 +100,7 @@ impl Inbound {
             in_flight: None,
             live: None,
             deadline: came.deadline,
-            places: Vec::new(),
+            places: Places::default(),
         }
     }
 
@@ -119,23 +118,8 @@ impl Inbound {
         observe(respond::for_client(response, reason, record.grpc), record)
     }
 
-    /// Counts a request against the rates and has it wait for its turn at the application. Where a rate is
-    /// reached, when to come again.
-    async fn queue(
-        &self,
-        admission: &Admission,
-        head: &RequestHead,
-        level: Normalization,
-        came: Came,
-    ) -> Result<Vec<Place>, (Denied, Option<Duration>)> {
-        let charged = admission.charge(head.method.as_str(), head.path(), level);
-        if let Err(Limited { name, after }) = charged {
-            let detail = Some(format!("rate limit {name}"));
-            return Err((Denied::new(Reason::RateLimited, detail, false), Some(after)));
-        }
-        if let Some(places) = admission.places_at_once() {
-            return Ok(places);
-        }
+    /// Has a request wait for its turn at the application.
+    async fn queue(&self, admission: &Admission, came: Came) -> Result<Places, Denied> {
         let waiting = self.connection.worker().connections.waiting();
         let deadline = came.deadline.map(Deadline::at);
         let outcome = admission.places(came.attempt > 1, deadline).await;
@@ -146,7 +130,7 @@ impl Inbound {
                 Refused::Waited => Reason::QueueTimeout,
                 Refused::Late => Reason::RequestTimeout,
             };
-            (Denied::new(reason, None, false), None)
+            Denied::new(reason, None, false)
         })
     }
 
@@ -254,7 +238,6 @@ impl Handler for Inbound {
         let Came { started, grpc, .. } = came;
         let upgrade = request.head.upgrade().is_some();
         let worker = self.connection.worker();
-        worker.shared.spending.arrived(came.trace, came.attempt, started);
         let mut policy = worker.policy.current();
         strip_internal(request.head.headers_mut());
         let mut pass = None;
@@ -320,17 +303,30 @@ impl Handler for Inbound {
             }
             return response;
         }
+        // Only what is let in counts: others could have callers that are let in do without their retries.
+        worker.shared.spending.arrived(came.trace, came.attempt, started);
         let places = if pass.is_some() {
-            Vec::new()
+            Places::default()
         } else {
             let held = policy.version;
             let outcome = match self.connection.admission(&policy) {
                 Err(denied) => Err((denied, None)),
-                Ok(admission) if admission.is_free() => Ok(Vec::new()),
-                // Boxed: most requests wait for nothing.
+                Ok(admission) if admission.is_free() => Ok(Places::default()),
                 Ok(admission) => {
                     let level = policy.config.path_normalization;
-                    Box::pin(self.queue(&admission, &head, level, came)).await
+                    match admission.charge(head.method.as_str(), head.path(), level) {
+                        Err(Limited { name, after }) => {
+                            let detail = Some(format!("rate limit {name}"));
+                            Err((Denied::new(Reason::RateLimited, detail, false), Some(after)))
+                        }
+                        Ok(()) => match admission.places_at_once() {
+                            Some(places) => Ok(places),
+                            // Boxed: most requests wait for nothing.
+                            None => {
+                                Box::pin(self.queue(&admission, came)).await.map_err(|denied| (denied, None))
+                            }
+                        },
+                    }
                 }
             };
             policy = worker.policy.current();
@@ -403,7 +399,13 @@ impl Handler for Inbound {
         .await;
         let mut record = self.record(logged, marks, came);
         record.request_bytes = request_bytes;
-        places.iter().for_each(Place::answered);
+        // Nor does a request that was not answered say what the application bears.
+        if let Ok(Ok(response)) = &sent {
+            let head = &response.head;
+            if overload::tells_pace(head.status.as_u16(), head.headers().get(Known::GrpcStatus)) {
+                places.answered();
+            }
+        }
         record.places = places;
         record.probe = pass.as_ref().map(|pass| pass.label());
         record.endpoint = Some(application.address());

@@ -435,7 +435,7 @@ impl Outbound {
             in_flight: None,
             live: None,
             deadline: None,
-            places: Vec::new(),
+            places: crate::overload::limiter::Places::default(),
         }
     }
 

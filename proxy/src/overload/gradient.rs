@@ -48,6 +48,12 @@ impl Gradient {
         Self { min, max, limit, long: None, sum: 0.0, count: 0, peak: 0 }
     }
 
+    /// The same with other bounds: what was learned of the server still holds.
+    pub fn bound(&mut self, min: u32, max: u32) {
+        let Self { min, max, .. } = Self::new(min, max);
+        (self.min, self.max, self.limit) = (min, max, self.limit.clamp(min, max));
+    }
+
     /// The limit.
     pub fn limit(&self) -> u32 {
         self.limit as u32
@@ -122,6 +128,19 @@ mod tests {
         assert_eq!(gradient.limit(), 50);
         run(&mut gradient, 1, 300);
         assert_eq!(gradient.limit(), 5);
+    }
+
+    #[test]
+    fn other_bounds_forget_nothing_that_was_learned() {
+        let mut gradient = Gradient::new(1, 1000);
+        run(&mut gradient, 100, 300);
+        let (learned, long) = (gradient.limit(), gradient.long);
+        gradient.bound(1, 2000);
+        assert_eq!((gradient.limit(), gradient.long), (learned, long));
+        gradient.bound(1, 20);
+        assert_eq!((gradient.limit(), gradient.long), (20, long));
+        gradient.bound(200, 300);
+        assert_eq!(gradient.limit(), 200);
     }
 
     #[test]

@@ -51,6 +51,13 @@ pub struct Limiter {
     due: AtomicU64,
 }
 
+/// What one request holds: a place of each limiter that counts for it. One is the rule.
+#[derive(Debug, Default)]
+pub struct Places {
+    first: Option<Place>,
+    more: Vec<Place>,
+}
+
 /// A place; free again when dropped.
 #[derive(Debug)]
 pub struct Place {
@@ -87,12 +94,18 @@ impl Limiter {
         limiter
     }
 
-    /// As its policy says now. Who is being served or waits already goes on.
+    /// As its policy says now. Who is being served or waits already goes on, and so does what an adaptive limit
+    /// has learned.
     pub fn update(self: &Arc<Self>, says: &Concurrency) {
         let adaptive = says.min < says.max;
-        let gradient = Gradient::new(says.min, says.max);
+        let mut gradient = self.gradient.lock().unwrap_or_else(PoisonError::into_inner);
+        if adaptive && self.adaptive.load(Ordering::Relaxed) {
+            gradient.bound(says.min, says.max);
+        } else {
+            *gradient = Gradient::new(says.min, says.max);
+        }
         let limit = if adaptive { gradient.limit() } else { says.max };
-        *self.gradient.lock().unwrap_or_else(PoisonError::into_inner) = gradient;
+        drop(gradient);
         self.adaptive.store(adaptive, Ordering::Relaxed);
         self.limit.store(limit, Ordering::SeqCst);
         self.queue_max.store(says.queue, Ordering::Relaxed);
@@ -221,6 +234,21 @@ enum Queued {
     Waiting(Ticket),
 }
 
+impl Places {
+    /// One more.
+    pub fn push(&mut self, place: Place) {
+        match self.first {
+            None => self.first = Some(place),
+            Some(_) => self.more.push(place),
+        }
+    }
+
+    /// See [`Place::answered`].
+    pub fn answered(&self) {
+        self.first.iter().chain(&self.more).for_each(Place::answered);
+    }
+}
+
 impl Place {
     /// The application has begun to answer: how long that took is what an adaptive limit learns from.
     pub fn answered(&self) {
@@ -251,7 +279,8 @@ mod tests {
     use super::*;
 
     fn limiter(max: u32, queue: u32) -> Arc<Limiter> {
-        let says = Concurrency { min: max, max, queue, wait: Duration::from_secs(1) };
+        // Longer than any machine under load keeps a thread waiting.
+        let says = Concurrency { min: max, max, queue, wait: Duration::from_secs(60) };
         Limiter::new(&says, Instant::now())
     }
 

@@ -4,7 +4,7 @@
 //! chain come first; a client that calls all its requests late gains nothing over others. The whole is
 //! bounded: when it is full, the longest line gives up its last place to a shorter one.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 /// A place in the queue.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -17,8 +17,11 @@ pub struct Ticket {
 #[derive(Debug)]
 pub struct FairQueue<T> {
     lines: HashMap<u64, Line<T>>,
-    /// Lines in which somebody waits, the next one first.
-    turns: VecDeque<u64>,
+    /// Lines in which somebody waits, the next one first, each with its turn. Lines that have ended meanwhile are
+    /// passed over.
+    turns: VecDeque<(u64, u64)>,
+    /// By length: a queue that is full is looked at once for each that comes, and then most of all.
+    lengths: BTreeSet<(usize, u64)>,
     length: usize,
     last: u64,
 }
@@ -27,7 +30,12 @@ pub struct FairQueue<T> {
 struct Line<T> {
     late: VecDeque<(u64, T)>,
     rest: VecDeque<(u64, T)>,
+    /// Tells this line from an earlier one of the same client.
+    turn: u64,
 }
+
+/// Turns of lines that have ended which may be left where they are.
+const STALE_MAX: usize = 64;
 
 /// What became of who wanted to wait.
 #[derive(Debug, Eq, PartialEq)]
@@ -42,7 +50,7 @@ pub enum Pushed<T> {
 
 impl<T> Default for FairQueue<T> {
     fn default() -> Self {
-        Self { lines: HashMap::new(), turns: VecDeque::new(), length: 0, last: 0 }
+        Self { lines: HashMap::new(), turns: VecDeque::new(), lengths: BTreeSet::new(), length: 0, last: 0 }
     }
 }
 
@@ -76,20 +84,20 @@ impl<T> FairQueue<T> {
         let mut gone = None;
         if self.length >= max {
             let own = self.lines.get(&line).map_or(0, Line::len);
-            let longest = self.lines.iter().max_by_key(|(_, held)| held.len());
-            match longest.map(|(longest, held)| (*longest, held.len())) {
-                Some((longest, length)) if length > own + 1 => gone = self.pop_last(longest),
+            match self.lengths.last() {
+                Some((length, longest)) if *length > own + 1 => gone = self.pop_last(*longest),
                 _ => return Pushed::Full(item),
             }
         }
         self.last += 1;
         let number = self.last;
         let held = self.lines.entry(line).or_insert_with(|| {
-            self.turns.push_back(line);
-            Line { late: VecDeque::new(), rest: VecDeque::new() }
+            self.turns.push_back((line, number));
+            Line { late: VecDeque::new(), rest: VecDeque::new(), turn: number }
         });
         if late { &mut held.late } else { &mut held.rest }.push_back((number, item));
-        self.length += 1;
+        let length = held.len();
+        self.grown(line, length);
         let ticket = Ticket { line, number };
         match gone {
             None => Pushed::Waits(ticket),
@@ -99,16 +107,16 @@ impl<T> FairQueue<T> {
 
     /// Whose turn it is.
     pub fn pop(&mut self) -> Option<T> {
-        let line = self.turns.pop_front()?;
-        let held = self.lines.get_mut(&line)?;
-        let item = held.pop();
-        if held.len() == 0 {
-            self.lines.remove(&line);
-        } else {
-            self.turns.push_back(line);
+        loop {
+            let (line, turn) = self.turns.pop_front()?;
+            let Some(held) = self.lines.get_mut(&line).filter(|held| held.turn == turn) else { continue };
+            let item = held.pop();
+            if held.len() > 0 {
+                self.turns.push_back((line, turn));
+            }
+            self.shrunk(line);
+            return item;
         }
-        self.length -= usize::from(item.is_some());
-        item
     }
 
     /// Takes somebody out who does not wait any longer.
@@ -120,22 +128,36 @@ impl<T> FairQueue<T> {
             line.remove(index).map(|(_, item)| item)
         };
         let item = take(&mut held.late).or_else(|| take(&mut held.rest))?;
-        self.length -= 1;
-        self.forget_if_empty(ticket.line);
+        self.shrunk(ticket.line);
         Some(item)
     }
 
     fn pop_last(&mut self, line: u64) -> Option<T> {
         let item = self.lines.get_mut(&line)?.pop_last()?;
-        self.length -= 1;
-        self.forget_if_empty(line);
+        self.shrunk(line);
         Some(item)
     }
 
-    fn forget_if_empty(&mut self, line: u64) {
-        if self.lines.get(&line).is_some_and(|held| held.len() == 0) {
-            self.lines.remove(&line);
-            self.turns.retain(|held| *held != line);
+    /// A line has become one longer.
+    fn grown(&mut self, line: u64, length: usize) {
+        self.length += 1;
+        self.lengths.remove(&(length - 1, line));
+        self.lengths.insert((length, line));
+    }
+
+    /// A line has become one shorter.
+    fn shrunk(&mut self, line: u64) {
+        let Some(length) = self.lines.get(&line).map(Line::len) else { return };
+        self.length -= 1;
+        self.lengths.remove(&(length + 1, line));
+        if length > 0 {
+            self.lengths.insert((length, line));
+            return;
+        }
+        self.lines.remove(&line);
+        if self.turns.len() > 2 * self.lines.len() + STALE_MAX {
+            let lines = &self.lines;
+            self.turns.retain(|(line, turn)| lines.get(line).is_some_and(|held| held.turn == *turn));
         }
     }
 }
@@ -164,6 +186,7 @@ mod tests {
         assert_eq!(order.len(), 22);
         assert_eq!(order[..5], ["noisy 0", "quiet 0", "noisy 1", "quiet 1", "noisy 2"]);
         assert!(queue.is_empty() && queue.lines.is_empty() && queue.turns.is_empty());
+        assert!(queue.lengths.is_empty());
     }
 
     #[test]
@@ -194,6 +217,52 @@ mod tests {
         for line in 3..=8 {
             assert!(matches!(queue.push(line, false, 10, 0), Pushed::InPlaceOf(..)), "{line}");
             assert_eq!(queue.length, 10);
+        }
+    }
+
+    #[test]
+    fn who_leaves_and_comes_again_has_one_turn_and_leaves_nothing_behind() {
+        let mut queue = FairQueue::default();
+        for _ in 0..10_000 {
+            let ticket = waits(queue.push(1, false, 10, "one"));
+            assert_eq!(queue.remove(ticket), Some("one"));
+        }
+        assert!(queue.turns.len() <= STALE_MAX + 2, "{}", queue.turns.len());
+        assert!(queue.lengths.is_empty() && queue.lines.is_empty());
+        for _ in 0..3 {
+            waits(queue.push(1, false, 10, "one"));
+        }
+        waits(queue.push(2, false, 10, "two"));
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+        assert_eq!(order, ["one", "two", "one", "one"]);
+    }
+
+    /// Against the plain way of doing it, over random pushes, pops and departures.
+    #[test]
+    fn the_longest_line_is_always_known() {
+        let mut queue = FairQueue::default();
+        let mut tickets = Vec::new();
+        let mut state = 7_u64;
+        for step in 0..20_000_u64 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (line, what) = ((state >> 33) % 9, (state >> 45) % 8);
+            match what {
+                0 => {
+                    let _ = queue.pop();
+                }
+                1 if !tickets.is_empty() => {
+                    let _ = queue.remove(tickets.swap_remove((step as usize) % tickets.len()));
+                }
+                _ => match queue.push(line, what == 2, 40, step) {
+                    Pushed::Waits(ticket) | Pushed::InPlaceOf(ticket, _) => tickets.push(ticket),
+                    Pushed::Full(_) => {}
+                },
+            }
+            let longest = queue.lines.values().map(Line::len).max();
+            assert_eq!(queue.lengths.last().map(|(length, _)| *length), longest);
+            assert_eq!(queue.lengths.len(), queue.lines.len());
+            assert_eq!(queue.lines.values().map(Line::len).sum::<usize>(), queue.length);
+            assert!(queue.length <= 40);
         }
     }
 
