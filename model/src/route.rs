@@ -1,15 +1,19 @@
-//! HTTPRoute, GRPCRoute, TLSRoute and TCPRoute: what the owner wrote, checked. Choice among rules is in
-//! [`crate::route_table`].
+//! HTTPRoute, GRPCRoute, TLSRoute and TCPRoute: what the owner wrote, checked.
+//!
+//! What a rule's matches mean is in `matching`; which of all rules holds, in [`crate::route_table`].
+
+mod matching;
+mod pattern;
+
+pub(crate) use matching::header_matches;
+pub use matching::{PathMatch, RouteMatch, ValueMatch, rpc_of};
+pub use pattern::Pattern;
 
 use crate::authorization::Provenance;
 use crate::cors::Cors;
-use crate::names::{InvalidName, Name, Namespace, ResourceName, ServiceName};
-use http::{HeaderName, HeaderValue, Method, StatusCode};
-use regex::bytes::Regex;
+use crate::names::{Name, Namespace, ResourceName, ServiceName};
+use http::{HeaderName, HeaderValue, StatusCode};
 use std::time::Duration;
-
-/// The largest compiled regular expression, bytes: a pattern that needs more is refused.
-const REGEX_SIZE_MAX: usize = 64 * 1024;
 
 /// The type of a route: a port of a Service has routes of one type.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -65,53 +69,6 @@ pub struct RouteRule {
     pub session: Option<SessionPersistence>,
     /// Where it was written.
     pub provenance: Provenance,
-}
-
-/// Path AND headers AND queries AND method.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct RouteMatch {
-    /// The path.
-    pub path: PathMatch,
-    /// Each must match.
-    pub headers: Vec<(HeaderName, ValueMatch)>,
-    /// Each must match.
-    pub queries: Vec<(Box<str>, ValueMatch)>,
-    /// `None`: any.
-    pub method: Option<Method>,
-}
-
-/// A match of the path.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum PathMatch {
-    /// The whole path.
-    Exact(Box<str>),
-    /// By elements: `/a` matches `/a`, `/a/` and `/a/b`, not `/ab`. Without trailing `/` (but `/`).
-    Prefix(Box<str>),
-    /// The whole path.
-    Regex(Pattern),
-    /// A gRPC call, whose path is `/SERVICE/METHOD`. `None`: any.
-    Rpc {
-        /// The service with its package.
-        service: Option<ValueMatch>,
-        /// The method.
-        method: Option<ValueMatch>,
-    },
-}
-
-/// A match of a header's or query parameter's value.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum ValueMatch {
-    /// The whole value.
-    Exact(Box<str>),
-    /// The whole value.
-    Regex(Pattern),
-}
-
-/// A regular expression for a whole value: linear in time, bounded in size.
-#[derive(Clone, Debug)]
-pub struct Pattern {
-    source: Box<str>,
-    regex: Regex,
 }
 
 /// An edit of a request or an answer, or an answer.
@@ -297,102 +254,6 @@ impl Fraction {
     }
 }
 
-// === impl PathMatch ===
-
-impl PathMatch {
-    /// A prefix by path elements.
-    pub fn prefix(text: &str) -> Self {
-        let trimmed = text.trim_end_matches('/');
-        Self::Prefix(if trimmed.is_empty() { "/" } else { trimmed }.into())
-    }
-
-    /// Whether the path (without query) matches.
-    pub fn matches(&self, path: &str) -> bool {
-        match self {
-            Self::Exact(text) => path == &**text,
-            Self::Prefix(text) if &**text == "/" => path.starts_with('/'),
-            Self::Prefix(text) => {
-                path.strip_prefix(&**text).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            }
-            Self::Regex(pattern) => pattern.matches(path),
-            Self::Rpc { service, method } => rpc_of(path).is_some_and(|(called_service, called_method)| {
-                let matches = |wanted: &Option<ValueMatch>, value| {
-                    wanted.as_ref().is_none_or(|wanted| wanted.matches(value))
-                };
-                matches(service, called_service) && matches(method, called_method)
-            }),
-        }
-    }
-}
-
-/// Service and method of a gRPC call's path; `None`: it is no such path.
-pub fn rpc_of(path: &str) -> Option<(&str, &str)> {
-    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
-    (!service.is_empty() && !method.is_empty() && !method.contains('/')).then_some((service, method))
-}
-
-// === impl Pattern ===
-
-impl Pattern {
-    /// Compiles.
-    pub fn new(source: &str) -> Result<Self, InvalidName> {
-        let refused = || InvalidName::new("regular expression", source);
-        if source.len() > 1024 {
-            return Err(refused());
-        }
-        let regex = regex::bytes::RegexBuilder::new(&format!("^(?:{source})$"))
-            .unicode(false)
-            .size_limit(REGEX_SIZE_MAX)
-            .dfa_size_limit(REGEX_SIZE_MAX)
-            .build()
-            .map_err(|_| refused())?;
-        Ok(Self { source: source.into(), regex })
-    }
-
-    /// As it was written.
-    pub fn as_str(&self) -> &str {
-        &self.source
-    }
-
-    /// Whether the whole value matches.
-    pub fn matches(&self, value: &str) -> bool {
-        self.regex.is_match(value.as_bytes())
-    }
-}
-
-impl Eq for Pattern {}
-
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.source == other.source
-    }
-}
-
-// === impl ValueMatch ===
-
-impl ValueMatch {
-    /// The letters of what was written.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Exact(text) => text.len(),
-            Self::Regex(pattern) => pattern.as_str().len(),
-        }
-    }
-
-    /// Whether nothing was written.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Whether the value matches.
-    pub fn matches(&self, value: &str) -> bool {
-        match self {
-            Self::Exact(text) => value == &**text,
-            Self::Regex(pattern) => pattern.matches(value),
-        }
-    }
-}
-
 // === impl PathEdit ===
 
 impl PathEdit {
@@ -422,37 +283,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefixes_match_by_elements() {
-        let prefix = PathMatch::prefix("/foo/");
-        for (path, expected) in
-            [("/foo", true), ("/foo/", true), ("/foo/bar", true), ("/foobar", false), ("/", false)]
-        {
-            assert_eq!(prefix.matches(path), expected, "{path}");
-        }
-        assert!(PathMatch::prefix("/").matches("/x"));
-    }
-
-    #[test]
-    fn calls_match_by_service_and_method() {
-        let exact = |text: &str| Some(ValueMatch::Exact(text.into()));
-        let both = PathMatch::Rpc { service: exact("shop.Cart"), method: exact("Get") };
-        let service = PathMatch::Rpc { service: exact("shop.Cart"), method: None };
-        let method =
-            PathMatch::Rpc { service: None, method: Some(ValueMatch::Regex(Pattern::new("G.*").unwrap())) };
-        for (path, expected) in [
-            ("/shop.Cart/Get", [true, true, true]),
-            ("/shop.Cart/Put", [false, true, false]),
-            ("/shop.Other/Get", [false, false, true]),
-            ("/shop.Cart/Get/more", [false, false, false]),
-            ("/shop.Cart/", [false, false, false]),
-            ("/shop.Cart", [false, false, false]),
-            ("//Get", [false, false, false]),
-        ] {
-            assert_eq!([&both, &service, &method].map(|matched| matched.matches(path)), expected, "{path}");
-        }
-    }
-
-    #[test]
     fn prefix_rewrites_follow_the_table_of_the_specification() {
         for (path, prefix, replacement, expected) in [
             ("/foo/bar", "/foo", "/xyz", "/xyz/bar"),
@@ -475,14 +305,5 @@ mod tests {
                 "{path} {prefix} {replacement}"
             );
         }
-    }
-
-    #[test]
-    fn patterns_match_whole_values_and_are_bounded() {
-        assert!(Pattern::new("a+").unwrap().matches("aaa"));
-        assert!(!Pattern::new("a+").unwrap().matches("baaa"));
-        assert!(!Pattern::new("a|b").unwrap().matches("ac"));
-        assert!(Pattern::new("(").is_err());
-        assert!(Pattern::new(&"a{1000}".repeat(100)).is_err());
     }
 }

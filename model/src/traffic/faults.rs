@@ -2,8 +2,7 @@
 //! own proxy, and until a time. What they are for is to see how callers take it.
 
 use crate::request::HttpFacts;
-use crate::route::{Fraction, PathMatch, ValueMatch};
-use crate::route_table::header_matches;
+use crate::route::{Fraction, PathMatch, ValueMatch, header_matches};
 use crate::spiffe::SpiffeId;
 use http::{HeaderName, Method, StatusCode};
 use std::time::Duration;
