@@ -336,7 +336,7 @@ impl EndpointsSaid {
             authorizer: answer.asks().map(|by| AuthorizerSaid::new(&judge.mesh, by)),
             nearest_miss: None,
             notes: notes(answer),
-            tls_mode: match own.tls.of_port(port) {
+            tls_mode: match own.tls_mode(port) {
                 TlsMode::Strict => "STRICT",
                 TlsMode::Permissive => "PERMISSIVE",
                 TlsMode::Disable => "DISABLE",

@@ -2,9 +2,9 @@
 //! the same filters, the same TLS modes and the same evaluator, on the same compiled mesh.
 //!
 //! The way: who calls → destination → route (rule, filters, backends) → every endpoint that may be
-//! chosen → TLS mode → token → canonical path → authorization. What an external authorizer answers
-//! is asked of whoever asks. Chance has no place in an answer: all
-//! backends with a weight and all their endpoints are judged, and where they differ it is said.
+//! chosen → what its proxy checks. What an external authorizer answers is asked of whoever asks. Chance has
+//! no place in an answer: all backends with a weight and all their endpoints are judged, and where they
+//! differ it is said.
 
 mod inbound;
 mod question;
@@ -56,7 +56,8 @@ pub(crate) struct Prepared<'j> {
 pub(crate) struct End<'j> {
     pub(crate) endpoint: &'j Endpoint,
     pub(crate) own: &'j Own,
-    server_name: String,
+    server_name: MeshServerName,
+    sni: String,
 }
 
 /// What becomes of a request.
@@ -169,11 +170,11 @@ impl Judge {
             ServiceTarget::Service(name) => MeshServerName::Service { port, service: name.clone() },
             ServiceTarget::Workload(uid) => MeshServerName::Workload { port, uid: uid.clone() },
         };
-        let server_name = server_name.to_string();
-        let end = |endpoint: &'_ Endpoint| self.own.get(&endpoint.uid);
+        let sni = server_name.to_string();
         held.iter()
             .filter_map(|endpoint| {
-                Some(End { endpoint, own: end(endpoint)?, server_name: server_name.clone() })
+                let own = self.own.get(&endpoint.uid)?;
+                Some(End { endpoint, own, server_name: server_name.clone(), sni: sni.clone() })
             })
             .collect()
     }

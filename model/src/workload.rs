@@ -3,6 +3,7 @@
 use crate::names::{Name, Namespace, ResourceName, ServiceName, WorkloadUid};
 use crate::probe::Probe;
 use crate::service::Protocol;
+use crate::sni::MeshServerName;
 use crate::spiffe::{SpiffeId, TrustDomain};
 use std::net::IpAddr;
 
@@ -105,5 +106,15 @@ impl Workload {
     /// The port of that number.
     pub fn port(&self, port: u16) -> Option<&WorkloadPort> {
         self.ports.iter().find(|held| held.port == port)
+    }
+
+    /// Whether a connection with this server name to this port is meant for it.
+    pub fn is_meant_by(&self, name: &MeshServerName, port: u16) -> bool {
+        match name {
+            MeshServerName::Workload { port: named, uid } => *uid == self.uid && *named == port,
+            MeshServerName::Service { port: named, service } => self.port(port).is_some_and(|held| {
+                held.services.iter().any(|(held, number)| held == service && number == named)
+            }),
+        }
     }
 }

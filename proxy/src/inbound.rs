@@ -8,6 +8,7 @@
 
 pub mod applications;
 pub mod authorizer;
+pub mod checks;
 pub mod connection;
 pub mod http;
 pub mod judge;

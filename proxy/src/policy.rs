@@ -75,6 +75,14 @@ pub struct Own {
     pub description: Arc<Description>,
 }
 
+impl Own {
+    /// What is declared of a port.
+    pub fn protocol(&self, port: u16) -> Protocol {
+        let held = self.workload.as_ref().and_then(|workload| workload.port(port));
+        held.map(|held| held.protocol).unwrap_or_default()
+    }
+}
+
 /// A name under which a destination is asked for: a Service, or an address and port as dialled.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Asked {

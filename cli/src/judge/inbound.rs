@@ -1,6 +1,8 @@
-//! One endpoint's answer: what the proxy beside it would say.
+//! One endpoint's answer: what the proxy beside it would say, by the same checks in the same order
+//! ([`weft_proxy::inbound::checks`]).
 
 use super::{Branch, End, Prepared};
+use std::borrow::Cow;
 use std::sync::Arc;
 use weft_config::case::{Authorizer, Fate};
 use weft_model::authentication::{TlsMode, TlsModes};
@@ -9,31 +11,26 @@ use weft_model::authorization::{
 };
 use weft_model::endpoints::Wire;
 use weft_model::mesh::Mesh;
-use weft_model::path::{Normalization, PathError};
 use weft_model::reason::Reason;
-use weft_model::request::{ConnectionFacts, HttpFacts};
 use weft_model::request_authentication::RequestAuthenticationSet;
-use weft_model::token::VerifiedToken;
+use weft_model::token::{Claims, VerifiedToken};
 use weft_model::workload::Workload;
-use weft_proxy::http::RequestHead;
-use weft_proxy::inbound::judge::remote_address;
+use weft_proxy::http::{RequestHead, TargetError};
+use weft_proxy::inbound::checks::Came;
+use weft_proxy::inbound::judge::Denied;
 use weft_proxy::inbound::token::{self, TokenCache};
+use weft_proxy::policy::{self, Policy};
 
 /// What binds one workload.
 pub(crate) struct Own {
     pub(crate) workload: Arc<Workload>,
-    pub(crate) authorization: AuthorizationSet,
-    pub(crate) tls: TlsModes,
-    tokens: Arc<RequestAuthenticationSet>,
+    /// What its proxy holds.
+    policy: Policy,
     cache: TokenCache,
     /// Without a proxy nothing is judged.
     pub(crate) proxied: bool,
     /// A policy that looks at the client's address.
     pub(super) looks_at_address: Option<String>,
-    trusted_proxies: u32,
-    /// External authorizers without whose answer requests pass.
-    fail_open: Vec<Box<str>>,
-    path_normalization: Normalization,
 }
 
 /// What becomes of a request at one endpoint.
@@ -46,7 +43,7 @@ pub(crate) enum Answer<'p> {
     /// The token that the request carries is not accepted.
     Token(Reason, &'static str),
     /// The path has no canonical form, and a rule looks at paths.
-    Path(PathError),
+    Path(TargetError),
     /// The policy's external authorizer is asked, and its answer is not known.
     Asks(Decider<'p>, Judgement<'p>),
     /// The policy's external authorizer has not agreed.
@@ -70,26 +67,31 @@ impl Own {
         let modes = workload.peer_authentications.iter().map(|name| mesh.peer_authentications.get(name));
         let tokens = workload.request_authentications.iter();
         let tokens = tokens.map(|name| (name.clone(), mesh.request_authentications.get(name).cloned()));
+        let own = policy::Own {
+            workload: Some(workload.clone()),
+            authorization: Arc::new(AuthorizationSet::new(held)),
+            tls: TlsModes::new(mesh.config.peer_authentication_default, modes),
+            tokens: Arc::new(RequestAuthenticationSet::new(tokens)),
+            ..policy::Own::default()
+        };
         Self {
             workload: workload.clone(),
-            tls: TlsModes::new(mesh.config.peer_authentication_default, modes),
-            authorization: AuthorizationSet::new(held),
-            tokens: Arc::new(RequestAuthenticationSet::new(tokens)),
+            policy: Policy { own: Arc::new(own), config: mesh.config.clone(), ..Policy::default() },
             cache: TokenCache::default(),
             proxied: !mesh.plain.contains(&workload.uid),
             looks_at_address,
-            trusted_proxies: mesh.config.trusted_proxies,
-            fail_open: {
-                let providers = mesh.config.extension_providers.iter();
-                providers.filter(|held| held.fail_open).map(|held| held.name.clone()).collect()
-            },
-            path_normalization: mesh.config.path_normalization,
         }
+    }
+
+    /// How clients must connect to a port.
+    pub(crate) fn tls_mode(&self, port: u16) -> TlsMode {
+        self.policy.own.tls.of_port(port)
     }
 
     // Whether what the policy's authorizer says nothing about goes on.
     fn passes_unasked(&self, policy: &Authorization) -> bool {
-        policy.provider.as_ref().is_some_and(|provider| self.fail_open.contains(provider))
+        let mut providers = self.policy.config.extension_providers.iter().filter(|held| held.fail_open);
+        policy.provider.as_ref().is_some_and(|provider| providers.any(|held| held.name == *provider))
     }
 }
 
@@ -180,17 +182,15 @@ impl<'p> Answer<'p> {
     }
 }
 
+impl From<Denied> for Answer<'_> {
+    fn from(denied: Denied) -> Self {
+        Self::Unadmitted(denied.reason)
+    }
+}
+
 // === impl End ===
 
 impl End<'_> {
-    // Whether its port may carry what nobody can look into.
-    fn takes_opaque(&self) -> bool {
-        let port = self.endpoint.address.port();
-        let protocol = self.own.workload.port(port).map(|held| held.protocol).unwrap_or_default();
-        let looked_into = self.own.authorization.needs_http(port) || !self.own.tokens.is_empty();
-        protocol.is_opaque() || !(protocol.is_http() || looked_into)
-    }
-
     /// Whether a caller comes to it by mutual TLS.
     pub(crate) fn is_mutual(&self, proxied: bool) -> bool {
         proxied && matches!(self.endpoint.wire, Wire::Weft(_))
@@ -201,20 +201,18 @@ impl End<'_> {
 
 impl Prepared<'_> {
     pub(super) fn at<'p>(&'p self, end: &'p End<'p>, head: Option<&RequestHead>) -> Answer<'p> {
-        match self.with_facts(end, head, |facts| end.own.authorization.judge(facts)) {
-            Ok(judgement) => self.decide(end, judgement, head.is_none()),
-            Err(answer) => answer,
-        }
-    }
-
-    // In the proxy's order: what cannot be looked into is refused before anybody is asked about it.
-    fn decide<'p>(&self, end: &End<'_>, judgement: Judgement<'p>, opaque: bool) -> Answer<'p> {
-        let next = judgement.step(None);
-        let denied = matches!(next, Step::Decided(verdict) if !verdict.is_allowed());
-        if opaque && !denied && !end.takes_opaque() {
-            return Answer::Unadmitted(Reason::HttpRequired);
-        }
-        let Step::Ask(by) = next else { return Answer::Judged(judgement) };
+        let judged = self.ask(end, head, |facts| {
+            let judgement = end.own.policy.own.authorization.judge(facts);
+            match judgement.step(None) {
+                Step::Decided(verdict) if !verdict.is_allowed() => Err(Answer::Judged(judgement)),
+                _ => Ok(judgement),
+            }
+        });
+        let judgement = match judged {
+            Ok(judgement) => judgement,
+            Err(answer) => return answer,
+        };
+        let Step::Ask(by) = judgement.step(None) else { return Answer::Judged(judgement) };
         match self.authorizer {
             None => Answer::Asks(by, judgement),
             Some(Authorizer::Deny) => Answer::Disagreed(by, Reason::ExternalAuthorizerDenied),
@@ -236,106 +234,88 @@ impl Prepared<'_> {
             return None;
         }
         let head = branch.head.as_ref().or(self.head.as_ref());
-        let nearest = |facts: &Facts<'_>| {
-            let found = end.own.authorization.nearest_miss(facts, NEAREST_MISS_BUDGET);
-            found.map(|found| found.to_string())
-        };
-        self.with_facts(end, head, nearest).ok().flatten()
+        let mut nearest = None;
+        let _: Result<(), Answer<'_>> = self.ask(end, head, |facts| {
+            let found = end.own.policy.own.authorization.nearest_miss(facts, NEAREST_MISS_BUDGET);
+            nearest = found.map(|found| found.to_string());
+            Ok(())
+        });
+        nearest
     }
 
-    // The token that the request carries: of the case's claims, else as the proxy itself finds it. `edited`:
-    // the request as rules see it, without the token and with the fields that its rule writes.
+    // Asks the policies of the endpoint's proxy; or the answer, if it comes before they are asked.
+    fn ask<'p, R>(
+        &'p self,
+        end: &'p End<'p>,
+        head: Option<&RequestHead>,
+        judge: impl FnOnce(&Facts<'_>) -> Result<R, Answer<'p>>,
+    ) -> Result<R, Answer<'p>> {
+        let own = end.own;
+        if !own.proxied {
+            return Err(Answer::Unjudged);
+        }
+        let mutual = end.is_mutual(self.caller.proxied);
+        let came = Came {
+            client: self.caller.address_or_none(),
+            local: end.endpoint.address,
+            server_name: mutual.then_some(&end.server_name),
+            source: self.caller.identity.as_ref().filter(|_| mutual),
+            sni: mutual.then_some(end.sni.as_str()),
+        };
+        let admitted = came.admit(&own.policy)?;
+        let Some(head) = head else { return admitted.authorize_opaque(judge) };
+        let mut head = Cow::Borrowed(head);
+        let canonical = admitted.make_canonical_copy(&mut head).map_err(Answer::Path)?;
+        let (checked, token) =
+            canonical.authenticate(|tokens| self.authenticate(own, tokens, head.to_mut()))?;
+        let judged = checked.authorize(&head, token.as_ref(), judge);
+        judged.map_err(|error| Answer::Path(error.into()))?
+    }
+
+    // The token that the request carries: of the case's claims, else as the proxy itself finds it. Rules see
+    // the request without the token and with the fields that its rule writes.
     fn authenticate<'p>(
         &self,
         own: &Own,
-        head: &RequestHead,
-        edited: &mut Option<RequestHead>,
+        tokens: &Arc<RequestAuthenticationSet>,
+        head: &mut RequestHead,
     ) -> Result<Option<VerifiedToken>, Answer<'p>> {
-        if own.tokens.is_empty() {
-            return Ok(None);
+        if let Some(claims) = &self.caller.claims {
+            return claimed(claims, tokens, head).map(Some);
         }
-        let head = edited.insert(head.clone());
-        let Some(claims) = &self.caller.claims else {
-            let found = token::authenticate(head, &own.tokens, &own.cache, token::now());
-            let refused = |error: token::Refused| Answer::Token(error.reason(), error.reason().text());
-            return found.map(|found| found.map(|accepted| accepted.token.clone())).map_err(refused);
-        };
-        for name in own.tokens.written_headers() {
-            head.headers_mut().remove_name(name);
-        }
-        let mut refused = Reason::JwtInvalid;
-        for (_, rule) in own.tokens.rules().filter(|(_, rule)| claims.issuer() == Some(&*rule.issuer)) {
-            if !(rule.audiences.is_empty() || claims.is_for(&rule.audiences)) {
-                refused = Reason::JwtAudienceRefused;
-                continue;
-            }
-            if rule.keys.is_none() && rule.key_source.is_none() {
-                refused = Reason::JwtKeysUnresolved;
-                continue;
-            }
-            let token = VerifiedToken::new(claims.all.clone(), "", rule.space_delimited.clone());
-            for held in &rule.claim_headers {
-                if let Some(value) = token.claim_value(&held.claim) {
-                    // A claim that is no field's value is left out, as the proxy does.
-                    let _ = head.headers_mut().append(&held.header, value.as_bytes());
-                }
-            }
-            return Ok(Some(token));
-        }
-        Err(Answer::Token(refused, refused.text()))
+        let found = token::authenticate(head, tokens, &own.cache, token::now());
+        let refused = |error: token::Refused| Answer::Token(error.reason(), error.reason().text());
+        found.map(|found| found.map(|accepted| accepted.token.clone())).map_err(refused)
     }
+}
 
-    // What the endpoint's proxy knows of the request; or the answer, if it asks no policy.
-    fn with_facts<'p, R>(
-        &self,
-        end: &End<'_>,
-        head: Option<&RequestHead>,
-        then: impl FnOnce(&Facts<'_>) -> R,
-    ) -> Result<R, Answer<'p>> {
-        if !end.own.proxied {
-            return Err(Answer::Unjudged);
-        }
-        let port = end.endpoint.address.port();
-        let mutual = end.is_mutual(self.caller.proxied);
-        match end.own.tls.of_port(port) {
-            TlsMode::Strict if !mutual => return Err(Answer::Unadmitted(Reason::TlsRequired)),
-            TlsMode::Disable if mutual => return Err(Answer::Unadmitted(Reason::WorkloadMismatch)),
-            _ => {}
-        }
-        if end.own.tokens.unresolved().is_some() {
-            return Err(Answer::Unadmitted(Reason::AuthorizationUnresolved));
-        }
-        let address = self.caller.address_or_none();
-        let connection = ConnectionFacts {
-            source: self.caller.identity.as_ref().filter(|_| mutual),
-            source_address: address,
-            original_address: (end.own.trusted_proxies == 0).then_some(address),
-            destination: end.endpoint.address,
-            sni: mutual.then_some(end.server_name.as_str()),
-        };
-        let Some(head) = head else { return Ok(then(&Facts { connection, http: None })) };
-        let mut edited = None;
-        let token = self.authenticate(end.own, head, &mut edited)?;
-        let head = edited.as_ref().unwrap_or(head);
-        let path = match head.path() {
-            "*" => "*".into(),
-            path if end.own.authorization.looks_at_path() => match end.own.path_normalization.canonical(path)
-            {
-                Ok(canonical) => canonical,
-                Err(error) if end.own.authorization.needs_canonical_path() => {
-                    return Err(Answer::Path(error));
-                }
-                // Audits and dry runs refuse nothing.
-                Err(_) => path.into(),
-            },
-            path => path.into(),
-        };
-        let http = HttpFacts {
-            path: &path,
-            remote_address: remote_address(head, connection.source_address, end.own.trusted_proxies),
-            token: token.as_ref(),
-            ..self.facts(head)
-        };
-        Ok(then(&Facts { connection, http: Some(http) }))
+// A token of these claims, whose signature and time are good.
+fn claimed<'p>(
+    claims: &Claims,
+    tokens: &RequestAuthenticationSet,
+    head: &mut RequestHead,
+) -> Result<VerifiedToken, Answer<'p>> {
+    for name in tokens.written_headers() {
+        head.headers_mut().remove_name(name);
     }
+    let mut refused = Reason::JwtInvalid;
+    for (_, rule) in tokens.rules().filter(|(_, rule)| claims.issuer() == Some(&*rule.issuer)) {
+        if !(rule.audiences.is_empty() || claims.is_for(&rule.audiences)) {
+            refused = Reason::JwtAudienceRefused;
+            continue;
+        }
+        if rule.keys.is_none() && rule.key_source.is_none() {
+            refused = Reason::JwtKeysUnresolved;
+            continue;
+        }
+        let token = VerifiedToken::new(claims.all.clone(), "", rule.space_delimited.clone());
+        for held in &rule.claim_headers {
+            if let Some(value) = token.claim_value(&held.claim) {
+                // A claim that is no field's value is left out, as the proxy does.
+                let _ = head.headers_mut().append(&held.header, value.as_bytes());
+            }
+        }
+        return Ok(token);
+    }
+    Err(Answer::Token(refused, refused.text()))
 }

@@ -53,7 +53,7 @@ pub(crate) fn notes(answer: &Answer<'_>) -> Vec<String> {
 
 /// What says which TLS mode holds on a port.
 pub(crate) fn tls_origin(mesh: &Mesh, own: &Own, port: u16) -> String {
-    let mode = own.tls.of_port(port);
+    let mode = own.tls_mode(port);
     let named: Vec<_> =
         own.workload.peer_authentications.iter().map(|name| mesh.peer_authentications.get(name)).collect();
     if named.contains(&None) {

@@ -2,6 +2,7 @@
 //! plaintext). Everything is asked of the policy of the moment; nothing of an earlier judgement is kept.
 
 use super::Application;
+use super::checks::Came;
 use super::judge::Denied;
 use crate::metrics::{Ends, ServiceLabels};
 use crate::overload::Admission;
@@ -13,7 +14,6 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use weft_model::authentication::TlsMode;
 use weft_model::authorization::Caller;
 use weft_model::reason::Reason;
 use weft_model::service::Protocol;
@@ -92,8 +92,7 @@ impl Connection {
 
     /// What is declared of the port.
     pub fn protocol(&self, policy: &Policy) -> Protocol {
-        let own = policy.own.workload.as_ref();
-        own.and_then(|own| own.port(self.local.port())).map(|port| port.protocol).unwrap_or_default()
+        policy.own.protocol(self.local.port())
     }
 
     /// Whose it is.
@@ -136,30 +135,20 @@ impl Connection {
             && policy.config.node_cidrs.iter().any(|block| block.contains(&self.client.ip()))
     }
 
-    /// What holds whatever is asked for: that the connection is for this workload and came as the port
-    /// accepts it, and that this proxy knows enough to judge.
+    /// How it came.
+    pub fn came(&self) -> Came<'_> {
+        Came {
+            client: self.client.ip(),
+            local: self.local,
+            server_name: self.mesh.as_ref().map(|mesh| &mesh.server_name),
+            source: self.peer().map(|peer| &peer.identity),
+            sni: self.sni(),
+        }
+    }
+
+    /// What holds whatever is asked for, see [`Came::admit`].
     pub fn admit(&self, policy: &Policy) -> Result<(), Denied> {
-        let Some(own) = &policy.own.workload else {
-            return Err(Denied::new(Reason::ConfigurationMissing, None, true));
-        };
-        match (&self.mesh, policy.own.tls.of_port(self.local.port())) {
-            // Refused for good: trying elsewhere would be refused too.
-            (None, TlsMode::Strict) => return Err(Denied::new(Reason::TlsRequired, None, false)),
-            (None, TlsMode::Permissive | TlsMode::Disable) => {}
-            (Some(_), TlsMode::Disable) => return Err(Denied::new(Reason::WorkloadMismatch, None, true)),
-            (Some(mesh), _) if !is_own(&mesh.server_name, own, self.local.port()) => {
-                return Err(Denied::new(Reason::WorkloadMismatch, None, true));
-            }
-            (Some(_), _) => {}
-        }
-        if policy.too_old {
-            return Err(Denied::new(Reason::PolicyTooOld, None, false));
-        }
-        if let Some(name) = policy.own.tokens.unresolved() {
-            let detail = Some(format!("{name} is not held"));
-            return Err(Denied::new(Reason::AuthorizationUnresolved, detail, false));
-        }
-        Ok(())
+        self.came().admit(policy).map(drop)
     }
 
     /// What its client is to the policies: looked up once for all requests under them.
@@ -235,19 +224,11 @@ impl Connection {
         let Some(own) = own else { return ServiceLabels::default() };
         let port = self.local.port();
         let named = match self.mesh.as_ref().map(|mesh| &mesh.server_name) {
-            Some(name @ MeshServerName::Service { service, .. }) if is_own(name, own, port) => Some(service),
+            Some(name @ MeshServerName::Service { service, .. }) if own.is_meant_by(name, port) => {
+                Some(service)
+            }
             _ => own.port(port).and_then(|port| port.services.first()).map(|(service, _)| service),
         };
         named.map_or_else(ServiceLabels::default, ServiceLabels::of)
-    }
-}
-
-/// Whether a connection with this server name is meant for this workload's port.
-fn is_own(name: &MeshServerName, own: &Workload, port: u16) -> bool {
-    match name {
-        MeshServerName::Workload { port: named, uid } => *uid == own.uid && *named == port,
-        MeshServerName::Service { port: named, service } => own.port(port).is_some_and(|held| {
-            held.services.iter().any(|(held, number)| held == service && number == named)
-        }),
     }
 }

@@ -6,8 +6,8 @@
 //! | internal fields and `x-forwarded-client-cert` removed | no rule and no application sees a client's claim |
 //! | the kubelet's probes | from a node, exactly as declared: nothing below is asked |
 //! | admission | what the connection is not for is refused before anything of it is looked at |
-//! | token, where a RequestAuthentication binds | its fields and claims are what rules look at; the token itself goes no further |
 //! | canonical path, where a path rule applies | before it is judged; what is judged is forwarded |
+//! | token, where a RequestAuthentication binds | its fields and claims are what rules look at; the token itself goes no further |
 //! | external authorizer, where a CUSTOM policy matches | before DENY and ALLOW, as in Istio: they see what it made of the request |
 //! | authorization | the newest policy, on each request |
 //! | rates, then a place at the application | after authorization, so that what is denied uses up nothing; before a byte of the body is read |

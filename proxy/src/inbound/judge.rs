@@ -1,21 +1,22 @@
 //! The judgement of what comes over a connection: facts in, an admission or a reason out, counted and
-//! told to whoever looks after the mesh.
+//! told to whoever looks after the mesh. What is asked, and in which order, is in [`super::checks`].
 //!
 //! A denial names the policy and rule that decided, or the rule that was nearest to matching: never to
 //! the client, who must not learn the rules by trying.
 
 use super::authorizer::Agreed;
+use super::checks::Authenticated;
 use super::connection::Connection;
 use super::token;
-use crate::http::{Known, RequestHead};
+use crate::http::RequestHead;
 use crate::policy::Policy;
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::fmt::Display;
 use std::rc::Rc;
+use std::sync::Arc;
 use weft_model::authorization::{Authorization, Decider, Facts, Judgement, Step, Verdict};
 use weft_model::reason::Reason;
-use weft_model::request::{ConnectionFacts, HttpFacts};
-use weft_model::request_authentication::Accepted;
+use weft_model::request_authentication::{Accepted, RequestAuthenticationSet};
 
 /// How many values are looked at for the nearest miss of a denial: what a client can make the proxy do by
 /// being denied.
@@ -124,10 +125,10 @@ impl Connection {
         marks: &mut Marks,
     ) -> Result<(Next, Option<Rc<Accepted>>), Denied> {
         // Before anything of it is looked at: what is not for this workload is not malformed.
-        self.admit(policy)?;
-        make_canonical(head, policy)?;
-        let token = self.authenticate(head, policy, at)?;
-        let next = self.judge_head(head, policy, token.as_deref(), Occasion::First(None), marks)?;
+        let admitted = self.came().admit(policy)?;
+        let canonical = admitted.make_canonical(head).map_err(malformed)?;
+        let (checked, token) = canonical.authenticate(|tokens| self.authenticate(head, tokens, at))?;
+        let next = self.authorize(checked, head, policy, token.as_deref(), Occasion::First(None), marks)?;
         Ok((next, token))
     }
 
@@ -141,7 +142,8 @@ impl Connection {
         agreed: &str,
         marks: &mut Marks,
     ) -> Result<(), Denied> {
-        unasked(self.judge_head(head, policy, token, Occasion::First(Some(agreed)), marks)?)
+        let checked = self.came().authenticated_before(policy);
+        unasked(self.authorize(checked, head, policy, token, Occasion::First(Some(agreed)), marks)?)
     }
 
     /// Judges a request again that was admitted at that time, with what an authorizer made of it. `head`:
@@ -153,31 +155,28 @@ impl Connection {
         at: i64,
         agreed: Option<&Agreed>,
     ) -> Result<Rejudged<'h>, Denied> {
-        self.admit(policy)?;
+        let admitted = self.came().admit(policy)?;
         let mut head = Cow::Borrowed(head);
-        if is_made_canonical(&head, policy) {
-            make_canonical(head.to_mut(), policy)?;
-        }
-        let mut token = None;
-        if !policy.own.tokens.is_empty() {
-            token = self.authenticate(head.to_mut(), policy, at)?;
-        }
+        let canonical = admitted.make_canonical_copy(&mut head).map_err(malformed)?;
+        let (checked, token) =
+            canonical.authenticate(|tokens| self.authenticate(head.to_mut(), tokens, at))?;
         if let Some(agreed) = agreed {
             let applied = agreed.edits.apply(head.to_mut().headers_mut());
-            applied.map_err(|error| malformed(error.to_string()))?;
+            applied.map_err(malformed)?;
         }
         let occasion = Occasion::Again(agreed.map(|agreed| &*agreed.provider));
-        unasked(self.judge_head(&head, policy, token.as_deref(), occasion, &mut Marks::default())?)?;
+        let marks = &mut Marks::default();
+        unasked(self.authorize(checked, &head, policy, token.as_deref(), occasion, marks)?)?;
         Ok(Rejudged(head))
     }
 
     fn authenticate(
         &self,
         head: &mut RequestHead,
-        policy: &Policy,
+        tokens: &Arc<RequestAuthenticationSet>,
         at: i64,
     ) -> Result<Option<Rc<Accepted>>, Denied> {
-        let token = token::authenticate(head, &policy.own.tokens, &self.worker().tokens, at);
+        let token = token::authenticate(head, tokens, &self.worker().tokens, at);
         token.map_err(|error| Denied::new(error.reason(), Some(error.to_string()), false))
     }
 
@@ -204,82 +203,33 @@ impl Connection {
         occasion: Occasion<'_>,
         marks: &mut Marks,
     ) -> Result<Next, Denied> {
-        self.admit(policy)?;
-        let next = self.authorize(policy, None, occasion, marks)?;
-        self.takes_opaque(policy)?;
-        Ok(next)
+        let admitted = self.came().admit(policy)?;
+        admitted.authorize_opaque(|facts| self.judge_facts(facts, policy, occasion, marks))
     }
 
-    // What the client calls its bytes never helps it: a port that is declared as HTTP takes none that
-    // are opaque, nor does one of which nothing is declared while a rule for it, or a RequestAuthentication,
-    // looks at HTTP.
-    fn takes_opaque(&self, policy: &Policy) -> Result<(), Denied> {
-        let protocol = self.protocol(policy);
-        let refused = |detail: &str| Err(Denied::new(Reason::HttpRequired, Some(detail.to_owned()), false));
-        if protocol.is_http() {
-            return refused("the port is declared as HTTP");
-        }
-        if !protocol.is_opaque() && policy.own.authorization.needs_http(self.local().port()) {
-            return refused("a rule for the port looks at HTTP; if it is not, declare appProtocol: tcp");
-        }
-        if !protocol.is_opaque() && !policy.own.tokens.is_empty() {
-            return refused(
-                "a RequestAuthentication looks at HTTP; if the port is not, declare appProtocol: tcp",
-            );
-        }
-        Ok(())
-    }
-
-    // By the canonical path, whether or not it is what is forwarded.
-    fn judge_head(
+    fn authorize(
         &self,
+        checked: Authenticated<'_>,
         head: &RequestHead,
         policy: &Policy,
         token: Option<&Accepted>,
         occasion: Occasion<'_>,
         marks: &mut Marks,
     ) -> Result<Next, Denied> {
-        let rules = &policy.own.authorization;
-        let path = if rules.looks_at_path() && head.path() != "*" {
-            match policy.config.path_normalization.canonical(head.path()) {
-                Ok(path) => path,
-                Err(error) if rules.needs_canonical_path() => return Err(malformed(error.to_string())),
-                // Audits and dry runs refuse nothing.
-                Err(_) => Cow::Borrowed(head.path()),
-            }
-        } else {
-            Cow::Borrowed(head.path())
-        };
-        let http = HttpFacts {
-            method: head.method.as_str(),
-            authority: head.authority(),
-            path: &path,
-            query: head.query(),
-            headers: head.headers(),
-            remote_address: remote_address(head, self.client().ip(), policy.config.trusted_proxies),
-            token: token.map(|accepted| &accepted.token),
-        };
-        self.authorize(policy, Some(http), occasion, marks)
+        let token = token.map(|accepted| &accepted.token);
+        let judged = checked.authorize(head, token, |facts| self.judge_facts(facts, policy, occasion, marks));
+        judged.map_err(malformed)?
     }
 
-    fn authorize(
+    fn judge_facts(
         &self,
+        facts: &Facts<'_>,
         policy: &Policy,
-        http: Option<HttpFacts<'_>>,
         occasion: Occasion<'_>,
         marks: &mut Marks,
     ) -> Result<Next, Denied> {
-        let client = self.client().ip();
-        let connection = ConnectionFacts {
-            source: self.peer().map(|peer| &peer.identity),
-            source_address: client,
-            original_address: (policy.config.trusted_proxies == 0).then_some(client),
-            destination: self.local(),
-            sni: self.sni(),
-        };
-        let facts = Facts { connection, http };
         let rules = &policy.own.authorization;
-        let judgement = rules.judge_of(&self.caller(policy), &facts);
+        let judgement = rules.judge_of(&self.caller(policy), facts);
         if let Step::Ask(decider) = judgement.step(occasion.agreed()) {
             let provider = decider.policy.provider.clone().unwrap_or_default();
             return Ok(Next::Ask(Question { provider, by: decider.to_string() }));
@@ -307,7 +257,7 @@ impl Connection {
                 if counts {
                     self.decided(policy, "deny", None);
                 }
-                denied(match rules.nearest_miss(&facts, NEAREST_MISS_BUDGET) {
+                denied(match rules.nearest_miss(facts, NEAREST_MISS_BUDGET) {
                     Some(nearest) => format!("no ALLOW policy matches; {nearest}"),
                     None => "no ALLOW policy matches".to_owned(),
                 })
@@ -352,20 +302,6 @@ impl Connection {
     }
 }
 
-// Whether the path that came is another than its canonical form, where that matters.
-fn is_made_canonical(head: &RequestHead, policy: &Policy) -> bool {
-    policy.own.authorization.needs_canonical_path()
-        && !matches!(policy.config.path_normalization.canonical(head.path()), Ok(path) if path == head.path())
-}
-
-// Where an enforced rule looks at the path, its canonical form is what is judged, asked about and forwarded.
-fn make_canonical(head: &mut RequestHead, policy: &Policy) -> Result<(), Denied> {
-    if !policy.own.authorization.needs_canonical_path() {
-        return Ok(());
-    }
-    head.make_path_canonical(policy.config.path_normalization).map_err(|error| malformed(error.to_string()))
-}
-
 // What an authorizer would have to be asked about, where nobody can be asked any more.
 fn unasked(next: Next) -> Result<(), Denied> {
     match next {
@@ -377,30 +313,10 @@ fn unasked(next: Next) -> Result<(), Denied> {
     }
 }
 
-fn malformed(detail: String) -> Denied {
-    Denied::new(Reason::RequestMalformed, Some(detail), false)
+fn malformed(error: impl Display) -> Denied {
+    Denied::new(Reason::RequestMalformed, Some(error.to_string()), false)
 }
 
 fn address(policy: &Authorization) -> usize {
     std::ptr::from_ref(policy).addr()
-}
-
-/// The original client: with N trusted proxies in front, the N-th address of `x-forwarded-for`
-/// counted from the right; what is not there or no address is nobody's claim.
-pub fn remote_address(head: &RequestHead, client: IpAddr, trusted: u32) -> IpAddr {
-    if trusted == 0 {
-        return client;
-    }
-    let forwarded: Vec<&[u8]> = head
-        .headers()
-        .get_all(Known::XForwardedFor)
-        .flat_map(|value| value.split(|byte| *byte == b','))
-        .collect();
-    forwarded
-        .len()
-        .checked_sub(trusted as usize)
-        .and_then(|index| forwarded.get(index))
-        .and_then(|text| std::str::from_utf8(text).ok())
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(client)
 }
