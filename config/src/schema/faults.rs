@@ -1,12 +1,12 @@
 //! `faults` of a TrafficPolicy: which requests are delayed or answered with an error, and until when.
 
 use super::http_route::path;
-use super::route::headers;
+use super::route::{METHODS, headers};
 use super::route_filters::share;
 use super::value::{Object, Value};
 use crate::document::quoted;
 use crate::report::At;
-use http::{Method, StatusCode};
+use http::StatusCode;
 use std::time::{Duration, SystemTime};
 use weft_model::instant::parse_instant;
 use weft_model::names::Namespace;
@@ -82,18 +82,8 @@ fn which(object: &Object<'_>, fault: &mut Fault) {
     for item in object.take("namespaces").and_then(|value| value.items(64)).unwrap_or_default() {
         fault.namespaces.extend(item.parse::<Namespace>().map(|at| at.value.as_str().into()));
     }
-    let methods = [
-        ("GET", &Method::GET),
-        ("HEAD", &Method::HEAD),
-        ("POST", &Method::POST),
-        ("PUT", &Method::PUT),
-        ("DELETE", &Method::DELETE),
-        ("OPTIONS", &Method::OPTIONS),
-        ("TRACE", &Method::TRACE),
-        ("PATCH", &Method::PATCH),
-    ];
-    for item in object.take("methods").and_then(|value| value.items(methods.len())).unwrap_or_default() {
-        fault.methods.extend(item.choice(&methods).map(|at| at.value.clone()));
+    for item in object.take("methods").and_then(|value| value.items(METHODS.len())).unwrap_or_default() {
+        fault.methods.extend(item.choice(&METHODS).map(|at| at.value.clone()));
     }
     fault.path = object.take("path").and_then(|value| path(value, &mut Vec::new()));
     fault.headers = headers(object);

@@ -4,7 +4,7 @@
 
 use super::authorization_policy::RulePath;
 use super::metadata::Metadata;
-use super::route::{self, Around, Hostnames, Route, Rule, headers, named_value, pattern, rule_with};
+use super::route::{self, Around, Hostnames, METHODS, Route, Rule, headers, named_value, pattern, rule_with};
 use super::route_filters::Allowed;
 use super::session_persistence;
 use super::value::{Object, Value};
@@ -100,17 +100,9 @@ fn route_match(value: Value<'_>, paths: &mut Vec<RulePath>) -> Option<RouteMatch
         }
         queries.push((name.value.into(), wanted));
     }
-    let methods = [
-        ("GET", &Method::GET),
-        ("HEAD", &Method::HEAD),
-        ("POST", &Method::POST),
-        ("PUT", &Method::PUT),
-        ("DELETE", &Method::DELETE),
-        ("CONNECT", &Method::CONNECT),
-        ("OPTIONS", &Method::OPTIONS),
-        ("TRACE", &Method::TRACE),
-        ("PATCH", &Method::PATCH),
-    ];
+    // One that no proxy forwards; the CRD lists it.
+    let connect = [("CONNECT", &Method::CONNECT)];
+    let methods = [METHODS.as_slice(), &connect].concat();
     let method = object.take("method").and_then(|value| value.choice(&methods));
     Some(RouteMatch { path: path?, headers, queries, method: method.map(|method| method.value.clone()) })
 }

@@ -12,6 +12,18 @@ use http::{HeaderName, Method};
 use weft_model::names::{ServiceName, is_subdomain};
 use weft_model::route::{Filter, PathMatch, Pattern, Redirect, RouteMatch, RouteRule, ValueMatch};
 
+/// The methods that requests have which pass a proxy, by their names.
+pub(crate) static METHODS: [(&str, &Method); 8] = [
+    ("GET", &Method::GET),
+    ("HEAD", &Method::HEAD),
+    ("POST", &Method::POST),
+    ("PUT", &Method::PUT),
+    ("DELETE", &Method::DELETE),
+    ("OPTIONS", &Method::OPTIONS),
+    ("TRACE", &Method::TRACE),
+    ("PATCH", &Method::PATCH),
+];
+
 /// What a route's owner wrote.
 #[derive(Debug, Default)]
 pub(crate) struct Route {
