@@ -1,6 +1,6 @@
 //! Redirection: which connections of the pod the proxy gets, and how the kernel is told.
 //!
-//! [`settings`] and [`line`] are what users write; [`wanted`] is the one value made from it, which
+//! [`settings`] and [`line`] are what users write; [`wanted`] makes of it one value, the [`table`], which
 //! `netlink` writes for the kernel, [`text`] for people, and [`why`] answers from. [`check`] reads the
 //! kernel's table back. One transaction covers IPv4 and IPv6, so that there is no moment with half of
 //! the rules. It knows nothing of sockets that listen: who installs rules listens first.
@@ -12,6 +12,7 @@ mod kernel;
 pub mod line;
 mod netlink;
 pub mod settings;
+pub mod table;
 pub mod text;
 pub mod wanted;
 pub mod why;

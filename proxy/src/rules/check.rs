@@ -5,7 +5,7 @@
 
 use super::kernel::{Held, Place};
 use super::netlink::{CHAIN_TYPE, Expression, PRIORITY, TABLE, expressions, hook};
-use super::wanted::{Chain, Table};
+use super::table::{Chain, Table};
 use super::{decode, text};
 use crate::metrics::Direction;
 use netlink_packet_netfilter::NetfilterProtoFamily;

@@ -4,7 +4,7 @@
 //! Counters are skipped, for they change nothing.
 
 use super::netlink::Expression;
-use super::wanted::{SetKind, merged};
+use super::table::{SetKind, merged};
 use netlink_packet_core::{DefaultNla, Nla};
 use netlink_packet_netfilter::nftables::{
     Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute, Lookup, Meta, Operator,

@@ -7,7 +7,7 @@
 //! network's; interface names as 16 bytes.
 
 use super::settings::Bypass;
-use super::wanted::{Chain, Family, Match, Rule, Set, SetKind, Side, Table, Verdict};
+use super::table::{Chain, Family, Match, Rule, Set, SetKind, Side, Table, Verdict};
 use crate::metrics::Direction;
 use netlink_packet_core::{
     DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,

@@ -3,7 +3,7 @@
 
 use super::netlink::TABLE;
 use super::settings::Bypass;
-use super::wanted::{Chain, Family, Match, Rule, Set, SetKind, Side, Table, Verdict};
+use super::table::{Chain, Family, Match, Rule, Set, SetKind, Side, Table, Verdict};
 use crate::metrics::Direction;
 use std::fmt::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -2,7 +2,8 @@
 //!
 //! It walks the same value that the kernel gets, so that an answer cannot differ from what happens.
 
-use super::wanted::{Family, Match, Origin, RuleSet, Side, Table, Verdict, bits};
+use super::table::{Family, Match, Origin, Side, Table, Verdict, bits};
+use super::wanted::RuleSet;
 use crate::metrics::Direction;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
