@@ -6,6 +6,7 @@
 //! API. Nothing is opened or bound here; the files that are read are the settings' own.
 
 mod capture;
+mod check;
 mod file;
 mod flags;
 
@@ -17,9 +18,8 @@ use crate::http::Limits;
 use crate::http::limits::DEFAULT_STALL_TIMEOUT;
 use crate::rules::settings::Bypass;
 use crate::socket::TcpSettings;
-use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -374,97 +374,6 @@ impl Settings {
         all.push(("admin.listen".to_owned(), self.admin));
         all
     }
-
-    fn check(&self) -> Result<(), SettingsError> {
-        if !self.workload.as_str().contains('/') {
-            return Err(SettingsError::new(format_args!(
-                "workload: {:?} is not NAMESPACE/NAME, for instance shop/cart-1",
-                self.workload.as_str()
-            )));
-        }
-        let loopback = [
-            Some(("admin.listen", self.admin)),
-            self.outbound.listen.map(|listen| ("outbound.listen", listen)),
-        ];
-        let services = self.outbound.services.iter().map(|entry| ("outbound.services", entry.listen));
-        for (setting, address) in loopback.into_iter().flatten().chain(services) {
-            if !address.ip().to_canonical().is_loopback() {
-                return Err(SettingsError::new(format_args!(
-                    "{setting}: {address} is not a loopback address; whoever reaches it acts as this workload, \
-                     so use 127.0.0.1 or [::1]"
-                )));
-            }
-        }
-        if let Some(capture) = &self.capture {
-            capture.check(self.metrics)?;
-            if let Some(entry) = self.inbound.first() {
-                return Err(SettingsError::new(format_args!(
-                    "inbound: {} is for the explicit mode; with capture.mode `transparent` an application is reached at \
-                     the address that was dialled, so leave `inbound` out",
-                    entry.listen
-                )));
-            }
-        }
-        let all = self.listeners();
-        for (index, (setting, address)) in all.iter().enumerate() {
-            for (other, taken) in &all[..index] {
-                if collide(*address, *taken) {
-                    return Err(SettingsError::new(format_args!(
-                        "{setting}: {address} collides with {other}: {taken}; give one of them another port"
-                    )));
-                }
-            }
-        }
-        for entry in &self.inbound {
-            if entry.application.port() == 0 || entry.application.ip().is_unspecified() {
-                return Err(SettingsError::new(format_args!(
-                    "inbound: {} is no address to connect to; give the application's own address and port",
-                    entry.application
-                )));
-            }
-            if let Some((own, _)) = all.iter().find(|(_, own)| collide(*own, entry.application)) {
-                return Err(SettingsError::new(format_args!(
-                    "inbound: the application's address {} is this proxy's own {own}; connections would run in \
-                     a circle",
-                    entry.application
-                )));
-            }
-        }
-        let mut seen = BTreeMap::new();
-        for entry in &self.outbound.services {
-            if let Some(listen) = seen.insert((&entry.service, entry.port), entry.listen) {
-                return Err(SettingsError::new(format_args!(
-                    "outbound.services: {}:{} comes twice, at {listen} and {}; leave one of them out",
-                    entry.service, entry.port, entry.listen
-                )));
-            }
-        }
-        if let Some((name, value, min, max)) = self.tcp.wrong() {
-            return Err(SettingsError::new(format_args!(
-                "{name}: {value:?} is not between {min:?} and {max:?}; leave it out for the default"
-            )));
-        }
-        if self.last_good_age_max.is_zero() {
-            return Err(SettingsError::new(
-                "lastGood.maxAge: 0s would refuse every restart without the control API; use for instance 24h",
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// Whether two sockets cannot both be bound. Port 0 is whatever is free.
-fn collide(one: SocketAddr, other: SocketAddr) -> bool {
-    if one.port() != other.port() || one.port() == 0 {
-        return false;
-    }
-    let (one, other) = (one.ip().to_canonical(), other.ip().to_canonical());
-    let covers = |wide: IpAddr, narrow: IpAddr| match wide {
-        // A socket on [::] takes IPv4 as well.
-        IpAddr::V6(address) => address.is_unspecified(),
-        IpAddr::V4(address) => address.is_unspecified() && narrow.is_ipv4(),
-    };
-    one == other || covers(one, other) || covers(other, one)
 }
 
 #[cfg(test)]

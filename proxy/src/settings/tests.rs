@@ -1,3 +1,4 @@
+use super::check::collide;
 use super::*;
 
 const WHOLE: &str = r#"
