@@ -3,13 +3,14 @@
 //! One task on the control thread owns it all. It never blocks the data path: what workers ask for
 //! comes over a queue, what they read is published whole. Losing the stream costs nothing but news;
 //! what is held stays, up to a maximum age, and the next stream says what is held already. Protocol
-//! and state are pure and next door (`subscription`, `apply`, `views`); this is their shell.
+//! and state are pure and next door (`subscription`, `apply`, `questions`, `views`); this is their shell.
 
 pub mod apply;
 mod compose;
 pub mod dial;
 pub mod last_good;
 pub mod metrics;
+mod questions;
 pub mod report;
 pub mod subscription;
 #[cfg(test)]

@@ -6,12 +6,13 @@
 //! keep their `Arc`s through every commit: workers key pools and balancers by them (`views.rs`).
 //! Pure state: no stream, no clock, no file.
 
+use super::questions::{Answer, Questions};
 use super::subscription::{Batch, Holdings, Incoming, Refused};
 use super::views::{Slices, Views};
 use crate::policy::{Asked, Own, Policy};
 use crate::tls::verify::Trust;
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use weft_model::mesh::Generation;
 use weft_model::names::{Namespace, ResourceName, WorkloadUid};
@@ -30,8 +31,7 @@ pub struct Store {
     pub(super) not_understood: BTreeSet<(Kind, ResourceName)>,
     staged: BTreeMap<(Kind, ResourceName), Change>,
     staged_answers: Vec<(String, Answer)>,
-    pub(super) asked: BTreeMap<String, Question>,
-    asked_count: u64,
+    pub(super) questions: Questions,
     slices: Slices,
     pub(super) views: Views,
     pub(super) own: Arc<Own>,
@@ -52,22 +52,6 @@ enum Change {
     Put(Entry),
     Remove,
     NotUnderstood,
-}
-
-/// A name that was asked for.
-#[derive(Debug)]
-pub(super) struct Question {
-    pub(super) asked: Asked,
-    /// Counts up: who asked first has the lowest.
-    number: u64,
-    pub(super) answer: Option<Answer>,
-}
-
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Answer {
-    /// It is known under this name.
-    Named(ResourceName),
-    Absent,
 }
 
 /// What became of a batch.
@@ -94,8 +78,7 @@ impl Store {
             not_understood: BTreeSet::new(),
             staged: BTreeMap::new(),
             staged_answers: Vec::new(),
-            asked: BTreeMap::new(),
-            asked_count: 0,
+            questions: Questions::default(),
             slices: Slices::default(),
             views: Views::new(namespace),
             own: Arc::default(),
@@ -106,36 +89,18 @@ impl Store {
 
     /// Notes that a destination is wanted; its name on the wire if that is new.
     pub fn ask(&mut self, asked: &Asked) -> Option<String> {
-        let name = asked.wire_name();
-        if self.asked.contains_key(&name) {
-            return None;
-        }
-        self.asked_count += 1;
-        let question = Question { asked: asked.clone(), number: self.asked_count, answer: None };
-        self.asked.insert(name.clone(), question);
-        Some(name)
+        self.questions.ask(asked)
     }
 
     /// Forgets addresses at which nothing of the mesh is, at most so many, the longest known first. They
     /// are asked for again when they are dialled again.
     pub fn forget_absent(&mut self, most: usize) -> Vec<String> {
-        let absent = |question: &Question| {
-            matches!(question.asked, Asked::Address(_)) && question.answer == Some(Answer::Absent)
-        };
-        let mut found: Vec<(u64, String)> = self
-            .asked
-            .iter()
-            .filter(|(_, question)| absent(question))
-            .map(|(name, question)| (question.number, name.clone()))
-            .collect();
-        found.sort_unstable();
-        found.truncate(most);
-        found.into_iter().map(|(_, name)| name).inspect(|name| drop(self.asked.remove(name))).collect()
+        self.questions.forget_absent(most)
     }
 
     /// All names that are asked for.
     pub fn names(&self) -> impl Iterator<Item = &String> {
-        self.asked.keys()
+        self.questions.names()
     }
 
     /// Takes a batch: stages it, or commits what was staged (Generation), or applies it (Endpoints).
@@ -191,15 +156,7 @@ impl Store {
     /// Everything that is held, as responses that [`Self::restore`] takes. Names that were asked for
     /// stand as aliases of what they lead to, or as removed.
     pub fn snapshot(&self) -> Vec<DeltaDiscoveryResponse> {
-        let mut aliases: HashMap<&ResourceName, Vec<String>> = HashMap::new();
-        let mut absent = Vec::new();
-        for (name, question) in &self.asked {
-            match &question.answer {
-                Some(Answer::Named(canonical)) => aliases.entry(canonical).or_default().push(name.clone()),
-                Some(Answer::Absent) => absent.push(name.clone()),
-                None => {}
-            }
-        }
+        let (aliases, absent) = self.questions.parted();
         Kind::ALL
             .into_iter()
             .map(|kind| {
@@ -226,9 +183,7 @@ impl Store {
     /// Notes the names that a snapshot was asked for, before its batches are received.
     pub fn restore_names<'a>(&mut self, names: impl IntoIterator<Item = &'a String>) {
         for name in names {
-            if let Some(asked) = asked_from_wire(name) {
-                self.ask(&asked);
-            }
+            self.questions.ask_by_name(name);
         }
     }
 
@@ -316,7 +271,7 @@ impl Store {
             }
         }
         for name in batch.removed {
-            if kind == Kind::Service && self.asked.contains_key(&name) {
+            if kind == Kind::Service && self.questions.contains(&name) {
                 self.staged_answers.push((name.clone(), Answer::Absent));
             }
             if let Ok(name) = name.parse::<ResourceName>() {
@@ -327,7 +282,7 @@ impl Store {
 
     fn answered(&mut self, name: &ResourceName, aliases: &[String]) {
         let names = aliases.iter().map(String::as_str).chain([name.as_str()]);
-        for asked in names.filter(|asked| self.asked.contains_key(*asked)) {
+        for asked in names.filter(|asked| self.questions.contains(asked)) {
             self.staged_answers.push((asked.to_owned(), Answer::Named(name.clone())));
         }
     }
@@ -394,10 +349,7 @@ impl Store {
                 Change::Remove => {
                     let gone = held.remove(&name).is_some();
                     if gone && kind == Kind::Service {
-                        let questions = self.asked.values_mut();
-                        for question in questions.filter(|q| q.answer == Some(Answer::Named(name.clone()))) {
-                            question.answer = Some(Answer::Absent);
-                        }
+                        self.questions.withdraw(&name);
                     }
                 }
                 Change::NotUnderstood => {
@@ -407,9 +359,7 @@ impl Store {
             }
         }
         for (name, answer) in std::mem::take(&mut self.staged_answers) {
-            if let Some(question) = self.asked.get_mut(&name) {
-                question.answer = Some(answer);
-            }
+            self.questions.answer(&name, answer);
         }
         self.stale = false;
         self.too_old = false;
@@ -417,16 +367,8 @@ impl Store {
         if *self.own.as_ref() != own {
             self.own = Arc::new(own);
         }
-        let wanted: BTreeSet<ResourceName> = self
-            .asked
-            .values()
-            .filter_map(|question| match &question.answer {
-                Some(Answer::Named(name)) => Some(name.clone()),
-                _ => None,
-            })
-            .collect();
         let mut views = std::mem::take(&mut self.views);
-        views.rebuild(&wanted, self, &self.slices);
+        views.rebuild(&self.questions.known(), self, &self.slices);
         self.views = views;
     }
 
@@ -460,18 +402,8 @@ impl Holdings for Store {
     fn versions(&self, kind: Kind) -> BTreeMap<String, String> {
         // A Service that is held for a route's sake and asked for since is not claimed: the server, told
         // that it is held, would have nothing to answer.
-        let waits = |name: &ResourceName| {
-            kind == Kind::Service
-                && self.asked.get(name.as_str()).is_some_and(|question| question.answer.is_none())
-        };
+        let waits = |name: &ResourceName| kind == Kind::Service && self.questions.is_open(name.as_str());
         let held = self.held[kind as usize].iter().filter(|(name, _)| !waits(name));
         held.map(|(name, entry)| (name.to_string(), entry.version.to_string())).collect()
-    }
-}
-
-fn asked_from_wire(name: &str) -> Option<Asked> {
-    match name.strip_prefix('@') {
-        Some(address) => address.parse().ok().map(Asked::Address),
-        None => name.parse().ok().map(Asked::Service),
     }
 }

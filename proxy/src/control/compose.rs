@@ -1,9 +1,10 @@
 //! What workers and [`Tls`](crate::tls::Tls) get of what is held: the own policies, the trust bundles,
 //! the whole [`Policy`]. What is named and not held is passed on as not held, which denies.
 
-use super::apply::{Answer, Store};
+use super::apply::Store;
+use super::questions::Answer;
 use crate::policy::{Own, Policy, Resolution};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use weft_model::authentication::TlsModes;
 use weft_model::authorization::AuthorizationSet;
@@ -113,24 +114,19 @@ impl Store {
     }
 
     pub(super) fn policy(&self) -> Policy {
-        let mut destinations = HashMap::with_capacity(self.asked.len());
-        for question in self.asked.values() {
-            let resolution = match &question.answer {
-                None => continue,
-                Some(Answer::Absent) => Resolution::Absent,
-                Some(Answer::Named(name)) => match self.views.destination(name) {
-                    Some(destination) => Resolution::Known(destination.clone()),
-                    // It exists and was refused: not known, which is not the same as not there.
-                    None => continue,
-                },
+        let resolved = self.questions.answers().filter_map(|(asked, answer)| {
+            let resolution = match answer {
+                Answer::Absent => Resolution::Absent,
+                // Where it exists and was refused: not known, which is not the same as not there.
+                Answer::Named(name) => Resolution::Known(self.views.destination(name)?.clone()),
             };
-            destinations.insert(question.asked.clone(), resolution);
-        }
+            Some((asked.clone(), resolution))
+        });
         Policy {
             generation: self.generation().cloned(),
             config: self.config().unwrap_or_else(|| Arc::new(config_unknown())),
             own: self.own.clone(),
-            destinations,
+            destinations: resolved.collect(),
             stale: self.stale,
             too_old: self.too_old,
             ..Policy::default()
