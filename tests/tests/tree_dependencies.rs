@@ -55,3 +55,18 @@ fn the_other_crates_point_one_way() {
     ours("weft-pods", &["weft-runtime"]);
     ours("weft", &["weft-config", "weft-model", "weft-pods", "weft-proxy", "weft-runtime"]);
 }
+
+/// What is not sent to the image's builder cannot be built there.
+#[test]
+fn an_image_is_built_of_every_crate() {
+    let tree = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let read = |name| std::fs::read_to_string(tree.join(name)).expect("the file must be there");
+    let (workspace, sent) = (read("Cargo.toml"), read(".dockerignore"));
+    let members = workspace.lines().find_map(|line| line.strip_prefix("members = [")).expect("members");
+    let members: Vec<_> =
+        members.trim_end_matches(']').split(", ").map(|name| name.trim_matches('"')).collect();
+    assert!(members.contains(&"proxy"), "{members:?}");
+    for name in members {
+        assert!(sent.lines().any(|line| line == format!("!{name}/")), ".dockerignore leaves {name} out");
+    }
+}
