@@ -56,7 +56,7 @@ async fn a_proxy_that_drains_carries_its_applications_calls_as_before() {
         assert_eq!(http2.get(CART, &[]).await.unwrap().status(), 200);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // An idle connection is the application's to close.
+    // An idle connection is the application's to close: for as long as this nothing happens to it.
     tokio::time::sleep(Duration::from_secs(3)).await;
     kept.send(&Request::post(CART, "order")).await.unwrap().passed();
     drop(kept);

@@ -189,6 +189,7 @@ async fn an_expired_token_is_told() {
     fs::remove_dir_all(directory.join("state")).unwrap();
     let token = mesh.token("shop/late-1", Some("1s")).await;
     write_private(&directory.join("token"), &token);
+    // What is waited for is time itself: the token's second, counted in whole ones.
     tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
     mesh.proxy_mut("shop/late-1").spawn();
     mesh.proxy("shop/late-1").process().logged("expired").await;
