@@ -16,8 +16,9 @@ use tokio::io::AsyncReadExt;
 /// One read: more than nearly every head, and what a TLS record holds.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// One read while a body keeps filling the buffer: half of the system calls of two smaller ones.
-pub(crate) const BUFFER_BYTES_LARGE: usize = 64 * 1024;
+/// One read while a body keeps filling the buffer: four TLS records less the head of an HTTP/2 frame, so that what
+/// was read at once leaves as one frame and one write.
+pub(crate) const BUFFER_BYTES_LARGE: usize = 4 * 16 * 1024 - 9;
 
 /// Buffers kept per thread and kind; a busy thread needs a few, a burst need not stay.
 const POOL_MAX: usize = 32;

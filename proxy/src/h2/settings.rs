@@ -19,8 +19,12 @@ pub const DEFAULT_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// only move the queue from the sender to us.
 pub const DEFAULT_SEND_BUFFER_BYTES_MAX: usize = 128 * 1024;
 
-/// The largest frame we take. TLS records are 16 KiB, so larger ones save little.
+/// The largest frame we take from an application: what RFC 9113 has everybody take.
 pub const DEFAULT_FRAME_BYTES_MAX: u32 = 16 * 1024;
+
+/// The same between two proxies: with its head it fills four TLS records, which leave in one write. A frame of
+/// 16 KiB makes a second record of nine bytes and a write of its own. As large as what is read of a body at once.
+pub const MESH_FRAME_BYTES_MAX: u32 = crate::buffer::BUFFER_BYTES_LARGE as u32;
 
 /// From the first byte of a connection to its preface and settings.
 pub const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -98,6 +102,7 @@ impl Settings {
     pub fn mesh() -> Self {
         Self {
             mesh: true,
+            frame_bytes_max: MESH_FRAME_BYTES_MAX,
             keepalive: Some(DEFAULT_KEEPALIVE),
             keepalive_timeout: DEFAULT_KEEPALIVE_TIMEOUT,
             stream_errors_max: None,
