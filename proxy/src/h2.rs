@@ -1,6 +1,6 @@
 //! HTTP/2 for the data path: server and client on the `h2` crate, without hyper.
 //!
-//! `server` reads requests off a connection and gives each to the handler in a task of its own;
+//! `server` reads requests off a connection and gives each to the handler in a task (`tasks`);
 //! `client` sends requests over a shared connection without a task per request. Both speak the
 //! types of `crate::http`: `decode` and `encode` are where those meet the `http` crate's, `names`
 //! saves making names anew, `case` carries their spelling between two proxies. `outgoing` writes a
@@ -16,6 +16,7 @@ mod outgoing;
 mod resets;
 mod server;
 pub mod settings;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod watch;

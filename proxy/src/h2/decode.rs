@@ -19,6 +19,10 @@ use weft_model::reason::Reason;
 /// As in HTTP/1.
 const METHOD_BYTES_MAX: usize = 32;
 
+/// Room for what is added to a head on its way, as on HTTP/1: without it each would be copied to grow.
+const ROOM_BYTES: usize = 192;
+const ROOM_FIELDS: usize = 4;
+
 /// Who is at the other end of a connection, and what may come from there.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -183,8 +187,8 @@ struct Writer<'a> {
 impl<'a> Writer<'a> {
     fn new(text: usize, fields: usize, spelling: Spelling<'a>) -> Self {
         Self {
-            text: Vec::with_capacity(text),
-            fields: Vec::with_capacity(fields),
+            text: Vec::with_capacity(text + ROOM_BYTES),
+            fields: Vec::with_capacity(fields + ROOM_FIELDS),
             present: KnownSet::EMPTY,
             spelling,
         }

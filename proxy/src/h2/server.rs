@@ -1,4 +1,4 @@
-//! The server: requests off one connection, each to the handler in a task of its own.
+//! The server: requests off one connection, each to the handler in a task that has no other meanwhile.
 //!
 //! The connection's task only moves frames, watches the peer and begins the end: drain (GOAWAY,
 //! what runs may finish), silence, idleness, a peer that keeps taking requests back. The stream's
@@ -11,6 +11,7 @@ use super::encode::response_to_h2;
 use super::outgoing::{Outgoing, OutgoingError};
 use super::resets::Resets;
 use super::settings::Settings;
+use super::tasks::{Closing, Place, Tasks};
 use super::watch::{Metered, Verdict, Watch};
 use crate::h1::Handler;
 use crate::http::{Body, H2Body, Known, Method, Request, Response, StatusCode};
@@ -48,6 +49,14 @@ struct Shared<H> {
     handler: Rc<H>,
     peer: Rc<Peer>,
     resets: Resets,
+    tasks: Tasks<Asked>,
+}
+
+/// A request to be answered.
+struct Asked {
+    judged: Result<Judged, Reason>,
+    to_head: bool,
+    respond: SendResponse<Bytes>,
 }
 
 /// Serves a connection to its end. Must run on a thread that takes local tasks.
@@ -67,11 +76,14 @@ pub async fn serve<H: Handler + 'static>(
         handler,
         peer: Rc::new(Peer { limits: settings.limits.clone(), mesh: settings.mesh }),
         resets: Resets::new(settings.resets_burst, settings.resets_per_second),
+        tasks: Tasks::new(),
     });
+    let _closing = Closing(&shared.tasks);
     let mut draining = pin!(drain.draining());
     let mut forced = pin!(drain.forced());
     let mut asked_to_close = false;
     let mut streams: u64 = 0;
+    let mut looks = watch.looks();
     poll_fn(|cx| {
         if forced.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ended::Forced);
@@ -87,6 +99,10 @@ pub async fn serve<H: Handler + 'static>(
                 connection.graceful_shutdown();
             }
             Poll::Ready(Verdict::Idle) | Poll::Pending => {}
+        }
+        if looks != watch.looks() {
+            looks = watch.looks();
+            shared.tasks.look();
         }
         loop {
             match connection.poll_accept(cx) {
@@ -105,8 +121,9 @@ pub async fn serve<H: Handler + 'static>(
                     }
                     let to_head = request.method() == Method::HEAD;
                     let judged = judge(&shared, request);
-                    let exchange = exchange(Rc::clone(&shared), judged, to_head, respond);
-                    drop(weft_runtime::spawn_local("http2 stream", exchange));
+                    if let Some(place) = shared.tasks.give(Asked { judged, to_head, respond }) {
+                        drop(weft_runtime::spawn_local("http2 stream", answer(Rc::clone(&shared), place)));
+                    }
                 }
             }
         }
@@ -152,13 +169,16 @@ fn judge<H>(shared: &Shared<H>, request: http::Request<RecvStream>) -> Result<Ju
     Ok(Judged { request: Request::new(head, body), wanted })
 }
 
+/// Answers requests, one after the other.
+async fn answer<H: Handler>(shared: Rc<Shared<H>>, place: Rc<Place<Asked>>) {
+    while let Some(asked) = shared.tasks.work(&place).await {
+        exchange(&shared, asked).await;
+    }
+}
+
 /// One request and its answer.
-async fn exchange<H: Handler>(
-    shared: Rc<Shared<H>>,
-    judged: Result<Judged, Reason>,
-    to_head: bool,
-    mut respond: SendResponse<Bytes>,
-) {
+async fn exchange<H: Handler>(shared: &Shared<H>, asked: Asked) {
+    let Asked { judged, to_head, mut respond } = asked;
     let answer = match judged {
         Err(reason) => Some(shared.handler.refuse(reason, None)),
         Ok(Judged { request, wanted }) => {

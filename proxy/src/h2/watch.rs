@@ -50,6 +50,7 @@ pub(crate) struct Watch {
     idle: Option<Duration>,
     streams_seen: u64,
     idle_since: Instant,
+    looks: u64,
 }
 
 // === impl Meter ===
@@ -88,7 +89,13 @@ impl Watch {
             idle,
             streams_seen: 0,
             idle_since: Instant::now(),
+            looks: 0,
         }
+    }
+
+    /// How often it has looked at the connection: a slow clock for who has one.
+    pub(crate) fn looks(&self) -> u64 {
+        self.looks
     }
 
     /// `streams` counts the streams opened so far; `busy` says whether one is open.
@@ -101,6 +108,7 @@ impl Watch {
         }
         loop {
             ready!(self.timer.as_mut().poll(cx));
+            self.looks += 1;
             let now = Instant::now();
             let heard = self.meter.read.replace(false);
             if self.asked && !heard {
