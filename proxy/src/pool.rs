@@ -259,7 +259,8 @@ impl Pool {
         let limit =
             if stopping && !repeatable { Duration::ZERO } else { self.idle_age.limit(repeatable, now) };
         while let Some((since, mut connection)) = idle.pop() {
-            if !connection.is_open() {
+            let open = if repeatable { connection.seems_open() } else { connection.is_open() };
+            if !open {
                 self.found_closed(worker, since, "before");
             } else if now.duration_since(since) < limit {
                 return Some((since, connection));

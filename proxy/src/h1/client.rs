@@ -133,6 +133,12 @@ impl ClientConnection {
         self.inner.input.is_empty() && self.inner.stream.is_quiet(ask)
     }
 
+    /// The same by what the reactor has seen, for a request that can be sent once more: to ask the kernel for each
+    /// is a system call.
+    pub fn seems_open(&mut self) -> bool {
+        self.inner.input.is_empty() && self.inner.stream.is_quiet(false)
+    }
+
     /// Since when it has been idle.
     pub fn idle_since(&self) -> Instant {
         self.inner.idle_since
