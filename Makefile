@@ -3,9 +3,12 @@
 CARGO ?= cargo
 # Programs that people run are built as they are shipped; tests use the quick profile.
 RELEASE_PACKAGES = -p weft-proxy -p weft-control -p weft
+# What is measured, and what measures it.
+BENCH_PACKAGES = -p weft-proxy -p weft-control -p weft-benches
+BENCH = $${CARGO_TARGET_DIR:-target}/release/weft-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-peers lint bench bench-connections instructions instructions-record image fuzz
+.PHONY: help build demo test test-peers lint bench bench-micro bench-readme instructions instructions-record image fuzz
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,21 +30,25 @@ lint: ## Check formatting and lints
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets --features weft-tests/peers -- -D warnings
 
-bench: ## Measure against peers (benches/install-peers.sh puts them in place)
-	$(CARGO) build --locked --release $(RELEASE_PACKAGES) -p weft-benches
-	$${CARGO_TARGET_DIR:-target}/release/weft-bench run $(BENCH_ARGUMENTS)
+bench: ## Measure everything against peers (benches/install-peers.sh puts them in place); BENCH_ARGUMENTS="--only pairs"
+	$(CARGO) build --locked --release $(BENCH_PACKAGES)
+	$(BENCH) suite $(BENCH_ARGUMENTS)
 
-bench-connections: ## Measure opaque TCP, new and idle connections, bodies, two workers, restarts
-	$(CARGO) build --locked --release $(RELEASE_PACKAGES) -p weft-benches
-	benches/connections.sh $${CARGO_TARGET_DIR:-target}/release/weft-bench
+bench-micro: ## Measure each function on a request's way by itself (counts instructions with valgrind)
+	$(CARGO) build --locked --release $(BENCH_PACKAGES)
+	$(BENCH) micro --instructions
+
+bench-readme: ## Measure everything and put its tables into benches/README.md
+	$(CARGO) build --locked --release $(BENCH_PACKAGES)
+	benches/readme.sh $(BENCH)
 
 instructions: ## Compare the instructions of a fixed mix of requests with their record (needs valgrind)
-	$(CARGO) build --locked --release $(RELEASE_PACKAGES) -p weft-benches
-	$${CARGO_TARGET_DIR:-target}/release/weft-bench instructions --check benches/instructions.txt
+	$(CARGO) build --locked --release $(BENCH_PACKAGES)
+	$(BENCH) instructions --check benches/instructions.txt
 
 instructions-record: ## Write that record anew
-	$(CARGO) build --locked --release $(RELEASE_PACKAGES) -p weft-benches
-	$${CARGO_TARGET_DIR:-target}/release/weft-bench instructions --record benches/instructions.txt
+	$(CARGO) build --locked --release $(BENCH_PACKAGES)
+	$(BENCH) instructions --record benches/instructions.txt
 
 image: ## Build the container image
 	docker build --tag weft:latest .

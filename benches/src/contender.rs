@@ -53,7 +53,7 @@ pub(crate) struct Setting<'run> {
     /// Where the application takes opaque exchanges.
     pub(crate) application_raw: SocketAddr,
     pub(crate) certificates: &'run Certificates,
-    /// Connections that a proxy's file descriptors allow, with two descriptors for each.
+    /// Connections that a proxy's file descriptors allow, with one descriptor for each.
     pub(crate) connections_max: u64,
     /// Threads of each proxy.
     pub(crate) workers: usize,
@@ -71,9 +71,13 @@ pub(crate) struct Running {
     pub(crate) target: SocketAddr,
     /// Where it connects with cleartext HTTP/2; the same unless the contender needs a port for each.
     pub(crate) http2_target: SocketAddr,
+    /// Where it calls gRPC; `None` where trailers do not pass the wire between.
+    pub(crate) grpc_target: Option<SocketAddr>,
     /// Where it connects with opaque bytes; `None` where the contender carries none.
     pub(crate) tcp_target: Option<SocketAddr>,
     pub(crate) host: String,
+    /// Other services in use: each is asked once before anything is measured.
+    pub(crate) also: Vec<(SocketAddr, String)>,
     /// In the order of the request's way; what is not in its way comes last.
     pub(crate) members: Vec<Member>,
     /// Where the server-side proxy listens, if it must refuse plaintext there.
@@ -120,12 +124,13 @@ pub(crate) struct PolicyFile {
 
 /// What is ours.
 pub(crate) fn weft() -> impl Contender {
-    weft::Weft
+    weft::Weft::with_one_worker()
 }
 
 pub(crate) fn all() -> Vec<Box<dyn Contender>> {
     vec![
-        Box::new(weft::Weft),
+        Box::new(weft::Weft::with_one_worker()),
+        Box::new(weft::Weft::with_two_workers()),
         Box::new(envoy::Envoy::over_http1()),
         Box::new(envoy::Envoy::over_http2()),
         Box::new(nginx::Nginx),

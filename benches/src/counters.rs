@@ -136,4 +136,25 @@ mod tests {
         }
         assert!(resident_bytes(pid).unwrap() > 100_000);
     }
+
+    #[test]
+    fn a_thread_that_ended_leaves_its_ticks() {
+        let thread = |cpu_nanoseconds, wakeups| Thread { cpu_nanoseconds, wakeups };
+        let earlier =
+            Sample { threads: HashMap::from([(1, thread(100, 1)), (2, thread(5_000_000, 9))]), ticks: 3 };
+        let both =
+            Sample { threads: HashMap::from([(1, thread(400, 3)), (2, thread(6_000_000, 9))]), ticks: 4 };
+        let used = both.since(&earlier);
+        assert_eq!((used.cpu_nanoseconds, used.wakeups), (1_000_300, 2));
+        let one = Sample { threads: HashMap::from([(1, thread(400, 3))]), ticks: 7 };
+        assert_eq!(one.since(&earlier).cpu_nanoseconds, 4 * TICK_NANOSECONDS);
+    }
+
+    #[test]
+    fn a_field_is_found_by_its_whole_name() {
+        let status = "VmHWM:\t   900 kB\nVmRSS:\t   700 kB\nnonvoluntary_ctxt_switches:\t5\nvoluntary_ctxt_switches:\t4\n";
+        assert_eq!(field(status, "VmRSS:"), Some(700));
+        assert_eq!(field(status, "voluntary_ctxt_switches:"), Some(4));
+        assert_eq!(field(status, "VmSwap:"), None);
+    }
 }

@@ -40,6 +40,8 @@ pub(crate) struct MemberFacts {
     /// From spawning to the first 200 for its readiness path, once per start.
     pub(crate) ready_milliseconds: Vec<f64>,
     pub(crate) resident_idle_bytes: u64,
+    /// With every service in use asked once.
+    pub(crate) resident_used_bytes: Option<u64>,
     pub(crate) resident_after_bytes: Option<u64>,
 }
 
@@ -67,6 +69,12 @@ pub(crate) fn verify(running: &Running) -> Result<()> {
         running.check()?;
         Ok(status(running.target, &running.host, "/items/100").is_ok_and(|status| status == 200))
     })?;
+    for (target, host) in &running.also {
+        wait_until("first answer of another service", FIRST_ANSWER_WITHIN, || {
+            running.check()?;
+            Ok(status(*target, host, "/items/100").is_ok_and(|status| status == 200))
+        })?;
+    }
     if running.authorizes {
         let forbidden = status(running.target, &running.host, "/forbidden/100")?;
         ensure!(forbidden == 403, "the forbidden path was answered with {forbidden}, not 403");
@@ -87,6 +95,7 @@ pub(crate) fn idle(running: &Running) -> Result<Vec<MemberFacts>> {
             name: member.process.name().to_owned(),
             ready_milliseconds: Vec::new(),
             resident_idle_bytes: counters::resident_bytes(member.process.pid())?,
+            resident_used_bytes: None,
             resident_after_bytes: None,
         })
     });
@@ -98,6 +107,14 @@ pub(crate) fn started(running: &Running, facts: &mut [MemberFacts]) {
     for (member, facts) in running.members.iter().zip(facts) {
         facts.ready_milliseconds.push(member.ready_after.as_secs_f64() * 1000.0);
     }
+}
+
+/// Adds what each process holds now that all services in use were asked.
+pub(crate) fn used(running: &Running, facts: &mut [MemberFacts]) -> Result<()> {
+    for (member, facts) in running.members.iter().zip(facts) {
+        facts.resident_used_bytes = Some(counters::resident_bytes(member.process.pid())?);
+    }
+    Ok(())
 }
 
 pub(crate) fn after_load(running: &Running, facts: &mut Facts) -> Result<()> {

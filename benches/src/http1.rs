@@ -1,12 +1,15 @@
 //! HTTP/1.1 over a flat buffer, for the load generator and the application: just enough framing to be cheap, so that
-//! the proxies between them dominate. Bodies are framed by Content-Length alone; a chunked answer is an error that
-//! says so, because a contender that re-frames would do other work than the rest.
+//! the proxies between them dominate. Bodies are framed by Content-Length alone; a chunked answer of the application is
+//! an error that says so, because a contender that re-frames would do other work than the rest.
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 /// The answers read here come from proxies that add a dozen fields at most.
 const HEADERS_MAX: usize = 48;
 const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Ends a chunked body without trailers.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// A request's head as the application needs it.
 pub(crate) struct Request {
@@ -93,6 +96,12 @@ fn content_length(headers: &[httparse::Header<'_>]) -> Result<Option<usize>> {
     Ok(length)
 }
 
+fn is_chunked(headers: &[httparse::Header<'_>]) -> bool {
+    headers.iter().any(|header| {
+        header.name.eq_ignore_ascii_case("transfer-encoding") && header.value.eq_ignore_ascii_case(b"chunked")
+    })
+}
+
 // === impl AnswerReader ===
 
 impl AnswerReader {
@@ -122,6 +131,18 @@ impl AnswerReader {
             }
             return Ok(None);
         };
+        if response.code == Some(403) && is_chunked(response.headers) {
+            // A proxy's own answer: how it frames that is its affair. Parsed again until its end is there.
+            ensure!(head.len() <= HEAD_BYTES_MAX, "a refusal larger than {HEAD_BYTES_MAX} bytes");
+            if !head[head_bytes..].ends_with(LAST_CHUNK) {
+                if self.head.is_empty() {
+                    self.head.extend_from_slice(bytes);
+                }
+                return Ok(None);
+            }
+            self.head.clear();
+            return Ok(Some(Answer { status: 403, body_bytes: 0, close: false }));
+        }
         let body_bytes = content_length(response.headers)?.context("answer without Content-Length")?;
         let close = response.headers.iter().any(|header| {
             header.name.eq_ignore_ascii_case("connection") && header.value.eq_ignore_ascii_case(b"close")
@@ -162,6 +183,17 @@ mod tests {
         let mut surplus = answer(5);
         surplus.push(b'x');
         assert!(AnswerReader::default().feed(&surplus).is_err());
+    }
+
+    #[test]
+    fn a_chunked_refusal_is_read_to_its_end() {
+        let whole = b"HTTP/1.1 403 Forbidden\r\ntransfer-encoding: chunked\r\n\r\n5\r\nweft:\r\n0\r\n\r\n";
+        for cut in 1..whole.len() {
+            let mut reader = AnswerReader::default();
+            assert_eq!(reader.feed(&whole[..cut]).unwrap(), None, "cut at {cut}");
+            let answer = reader.feed(&whole[cut..]).unwrap().map(|answer| answer.status);
+            assert_eq!(answer, Some(403), "cut at {cut}");
+        }
     }
 
     #[test]

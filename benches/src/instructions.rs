@@ -4,61 +4,53 @@
 //!
 //! Each case goes in lockstep: every connection or stream sends one request, then all answers are awaited. Under
 //! callgrind a proxy is far slower than the client, so that it finds the whole step waiting, and batches are the same
-//! every time. What the kernel does is not counted.
+//! every time. On a busy machine they are not always: a step that was torn in two costs more, and so do the proxies'
+//! own clocks when a step takes long. Nothing makes one cost less. So each case is counted in several blocks, of which
+//! the least is taken, and a case that still exceeds its record is counted again before it fails. What the kernel does
+//! is not counted.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use bytes::Bytes;
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use h2::client::SendRequest;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    task::LocalSet,
-    time::timeout,
-};
+use tokio::task::LocalSet;
 
 use crate::{
     certificates::Certificates,
     contender::{self, Contender as _, Member, Running, Setting},
-    http1::{self, AnswerReader},
-    load::http2,
     process::{self, Scratch},
-    raw, report, run,
-    scenario::{Scenario, Shape},
+    report, run,
+    scenario::Scenario,
 };
+use clients::Clients;
+pub(crate) use record::Pair;
+use record::Record;
 
-/// The mix: a scenario, and how many steps of it are counted.
-const MIX: [(&str, usize); 7] = [
-    ("closed-1", 400),
-    ("closed-16", 40),
-    ("closed-4-up10k", 25),
-    ("closed-1-100k", 25),
-    ("h2c-1x32", 20),
-    ("tcp-16", 40),
-    ("connect-1", 60),
+mod callgrind;
+mod clients;
+mod record;
+
+/// The mix: a scenario, and how many steps a block of it has.
+const MIX: [(&str, usize); 9] = [
+    ("closed-1", 100),
+    ("closed-16", 12),
+    ("closed-4-up10k", 8),
+    ("closed-1-100k", 8),
+    ("h2c-1x32", 6),
+    ("grpc-1x32", 6),
+    ("denied-1", 100),
+    ("tcp-16", 12),
+    ("connect-1", 15),
 ];
 
 /// Steps before the count begins: connections, sessions and buffers are there by then.
 const WARM_UP: usize = 5;
 
-/// How much a case may cost above its record, in percent: what another day's run differs by, and a little.
-const TOLERANCE_PERCENT: f64 = 8.0;
+/// Blocks of each case, of which the least is taken.
+const BLOCKS: usize = 4;
 
-/// One step takes milliseconds; a proxy that takes longer than this has stopped.
-const STEP_MAX: Duration = Duration::from_secs(60);
-
-const READ_BYTES: usize = 32 * 1024;
-
-/// Where a proxy run by callgrind leaves its counts, in its own directory.
-const COUNTS: &str = "instructions";
+/// How often a case that exceeds its record is counted in all.
+const ATTEMPTS: usize = 4;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -70,17 +62,14 @@ pub(crate) struct Options {
     record: Option<PathBuf>,
 }
 
-/// Instructions per request, client side and server side.
-type Pair = [f64; 2];
-
 /// Measures the mix, and prints, writes or compares it; false if a case costs more than its record.
 pub(crate) fn instructions(options: &Options) -> Result<bool> {
-    let record = options.check.as_deref().map(read_record).transpose()?;
-    for program in ["valgrind", "callgrind_control"] {
-        ensure!(
-            contender::in_path(program).is_some(),
-            "{program} is not installed: it counts the instructions (on Debian: apt-get install valgrind)"
-        );
+    callgrind::installed()?;
+    let names = MIX.map(|(name, _)| name);
+    let record = options.check.as_deref().map(Record::read).transpose()?;
+    if let Some(record) = &record {
+        record.expect_cases(&names)?;
+        report::counted_under(&record.counted_under, &Record::new(BTreeMap::new()).counted_under);
     }
     process::end_on_interruption()?;
     let scratch = Scratch::new()?;
@@ -95,261 +84,82 @@ pub(crate) fn instructions(options: &Options) -> Result<bool> {
         workers: 1,
         resumption: true,
         services: 0,
-        counted: Some(&counted),
+        counted: Some(&callgrind::counted),
     })?;
     let proxies: Vec<_> = running.members.iter().filter(|member| member.role.is_proxy()).collect();
+    let [client, server] = proxies[..] else { bail!("a pair has two proxies") };
+    let case = Case { running: &running, proxies: [client, server], directory: scratch.path() };
     let mut costs = BTreeMap::new();
+    let mut succeeded = true;
     for (name, steps) in MIX {
         let scenario: Scenario = name.parse()?;
-        let pair = measure(&scenario, steps, &running, &proxies, scratch.path())
-            .with_context(|| format!("{name} cannot be measured"))?;
+        let count = || case.count(&scenario, steps).with_context(|| format!("{name} cannot be measured"));
+        let mut pair = count()?;
+        let exceeded = |pair| record.as_ref().is_some_and(|record| record.is_exceeded(name, pair));
+        for _ in 1..ATTEMPTS {
+            if !exceeded(pair) {
+                break;
+            }
+            pair = least(pair, count()?);
+        }
         application.check_running()?;
         running.check()?;
-        report::instructions(name, pair, record.as_ref().and_then(|record| record.get(name)));
+        succeeded &= !exceeded(pair);
+        report::instructions(
+            name,
+            pair,
+            record.as_ref().and_then(|record| record.costs.get(name)),
+            exceeded(pair),
+        );
         costs.insert(name.to_owned(), pair);
     }
     if let Some(file) = &options.record {
-        std::fs::write(file, written(&costs)).with_context(|| format!("cannot write {}", file.display()))?;
+        let text = Record::new(costs).written(names);
+        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
     }
-    record.map_or(Ok(true), |record| compare(&record, &costs))
+    Ok(succeeded)
 }
 
-/// The command that runs a proxy under callgrind.
-fn counted(program: &Path, directory: &Path) -> Command {
-    let mut command = Command::new("valgrind");
-    command.args(["--tool=callgrind", "--quiet"]);
-    command.arg(format!("--callgrind-out-file={}", directory.join(COUNTS).display()));
-    command.arg(program);
-    command
+/// Where cases are counted.
+struct Case<'run> {
+    running: &'run Running,
+    proxies: [&'run Member; 2],
+    directory: &'run std::path::Path,
 }
 
-/// What one case costs.
-fn measure(
-    scenario: &Scenario,
-    steps: usize,
-    running: &Running,
-    proxies: &[&Member],
-    directory: &Path,
-) -> Result<Pair> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let [client, server] = proxies else { bail!("a pair has two proxies") };
-    LocalSet::new().block_on(&runtime, async {
-        let mut clients = Clients::open(scenario, running).await?;
-        for _ in 0..WARM_UP {
-            clients.step(scenario, running).await?;
-        }
-        for proxy in [client, server] {
-            take(proxy, directory)?;
-        }
-        for _ in 0..steps {
-            clients.step(scenario, running).await?;
-        }
-        let requests = (steps * clients.at_once()) as f64;
-        Ok([take(client, directory)? as f64 / requests, take(server, directory)? as f64 / requests])
-    })
-}
+// === impl Case ===
 
-/// The instructions that a proxy has run since the last time.
-fn take(proxy: &Member, directory: &Path) -> Result<u64> {
-    let pid = proxy.process.pid().to_string();
-    let output = Command::new("callgrind_control").args(["-d", &pid]).output()?;
-    ensure!(output.status.success(), "callgrind_control: {}", String::from_utf8_lossy(&output.stderr).trim());
-    // Each dump is a file of its own, numbered; read and removed, so that there is one at a time.
-    let directory = directory.join(proxy.process.name().trim_start_matches("weft-proxy-"));
-    for entry in std::fs::read_dir(&directory)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if !name.starts_with(&format!("{COUNTS}.")) {
-            continue;
-        }
-        let dump = std::fs::read_to_string(&path)?;
-        std::fs::remove_file(&path)?;
-        let total =
-            dump.lines().find_map(|line| line.strip_prefix("totals: ")).context("a dump without totals")?;
-        return Ok(total.trim().parse()?);
-    }
-    bail!("{} left no count", proxy.process.name())
-}
-
-/// What sends the requests of one case.
-enum Clients {
-    Http1(Vec<Http1>),
-    Http2(Vec<SendRequest<Bytes>>, usize),
-    Tcp(Vec<TcpStream>),
-    Connect(usize),
-}
-
-struct Http1 {
-    stream: TcpStream,
-    reader: AnswerReader,
-}
-
-// === impl Clients ===
-
-impl Clients {
-    async fn open(scenario: &Scenario, running: &Running) -> Result<Self> {
-        let mut streams = Vec::new();
-        let raw = running.tcp_target.context("no port for opaque bytes")?;
-        match scenario.shape {
-            Shape::Closed { connections } => {
-                for _ in 0..connections {
-                    let stream = TcpStream::connect(running.target).await?;
-                    stream.set_nodelay(true)?;
-                    streams.push(Http1 { stream, reader: AnswerReader::default() });
-                }
-                Ok(Self::Http1(streams))
+impl Case<'_> {
+    /// What one request costs: the least of the blocks.
+    fn count(&self, scenario: &Scenario, steps: usize) -> Result<Pair> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        LocalSet::new().block_on(&runtime, async {
+            let mut clients = Clients::open(scenario, self.running).await?;
+            for _ in 0..WARM_UP {
+                clients.step(scenario, self.running).await?;
             }
-            Shape::Http2 { connections, streams } => {
-                let mut open = Vec::new();
-                for _ in 0..connections {
-                    open.push(http2::connect(running.http2_target).await?);
+            let mut found = [f64::INFINITY; 2];
+            self.take()?;
+            for _ in 0..BLOCKS {
+                for _ in 0..steps {
+                    clients.step(scenario, self.running).await?;
                 }
-                Ok(Self::Http2(open, streams))
+                let requests = (steps * clients.at_once()) as f64;
+                found = least(found, self.take()?.map(|instructions| instructions as f64 / requests));
             }
-            Shape::Tcp { connections } => {
-                let mut streams = Vec::new();
-                for _ in 0..connections {
-                    let stream = TcpStream::connect(raw).await?;
-                    stream.set_nodelay(true)?;
-                    streams.push(stream);
-                }
-                Ok(Self::Tcp(streams))
-            }
-            Shape::Connect { connections } => Ok(Self::Connect(connections)),
-            Shape::Open { .. } | Shape::Idle { .. } | Shape::IdleTcp { .. } => bail!("not a case of the mix"),
-        }
+            Ok(found)
+        })
     }
 
-    /// How many requests one step has.
-    fn at_once(&self) -> usize {
-        match self {
-            Self::Http1(connections) => connections.len(),
-            Self::Http2(connections, streams) => connections.len() * streams,
-            Self::Tcp(streams) => streams.len(),
-            Self::Connect(connections) => *connections,
-        }
-    }
-
-    /// Sends one request each, and awaits all answers.
-    async fn step(&mut self, scenario: &Scenario, running: &Running) -> Result<()> {
-        timeout(STEP_MAX, self.exchange(scenario, running)).await.context("no answer")?
-    }
-
-    async fn exchange(&mut self, scenario: &Scenario, running: &Running) -> Result<()> {
-        let bytes = scenario.body_bytes;
-        match self {
-            Self::Http1(connections) => {
-                let request = match scenario.upload_bytes {
-                    0 => http1::get(&running.host, &scenario.path()),
-                    upload => http1::post(&running.host, &scenario.path(), upload),
-                };
-                for connection in &mut *connections {
-                    connection.stream.write_all(&request).await?;
-                }
-                for connection in connections {
-                    connection.answer(bytes).await?;
-                }
-                Ok(())
-            }
-            Self::Http2(connections, streams) => {
-                let uri = format!("http://{}{}", running.host, scenario.path());
-                let exchanges = connections.iter().flat_map(|sender| (0..*streams).map(|_| sender.clone()));
-                let exchanges = exchanges.map(|mut sender| {
-                    let uri = uri.clone();
-                    tokio::task::spawn_local(async move { http2::exchange(&mut sender, &uri).await })
-                });
-                for exchange in exchanges.collect::<Vec<_>>() {
-                    let answer = exchange.await??;
-                    ensure!(answer.status == 200 && answer.body_bytes == bytes, "another answer: {answer:?}");
-                }
-                Ok(())
-            }
-            Self::Tcp(streams) => {
-                let request = raw::request(scenario.upload_bytes, bytes)?;
-                for stream in &mut *streams {
-                    stream.write_all(&request).await?;
-                }
-                for stream in streams {
-                    stream.read_exact(&mut vec![0; bytes]).await?;
-                }
-                Ok(())
-            }
-            Self::Connect(connections) => {
-                let raw = running.tcp_target.context("no port for opaque bytes")?;
-                let request = raw::request(scenario.upload_bytes, bytes)?;
-                for _ in 0..*connections {
-                    let mut stream = TcpStream::connect(raw).await?;
-                    raw::exchange(&mut stream, &request, bytes, &mut raw::buffer()).await?;
-                    stream.shutdown().await?;
-                    ensure!(stream.read(&mut [0; 1]).await? == 0, "bytes after the answer");
-                }
-                Ok(())
-            }
-        }
+    fn take(&self) -> Result<[u64; 2]> {
+        let [client, server] = self.proxies;
+        Ok([callgrind::take(client, self.directory)?, callgrind::take(server, self.directory)?])
     }
 }
 
-// === impl Http1 ===
-
-impl Http1 {
-    async fn answer(&mut self, bytes: usize) -> Result<()> {
-        let mut buffer = vec![0; READ_BYTES];
-        loop {
-            let count = self.stream.read(&mut buffer).await?;
-            ensure!(count > 0, "closed before the end of the answer");
-            if let Some(answer) = self.reader.feed(&buffer[..count])? {
-                ensure!(answer.status == 200 && answer.body_bytes == bytes, "another answer: {answer:?}");
-                return Ok(());
-            }
-        }
-    }
-}
-
-/// The record's text.
-fn written(counted: &BTreeMap<String, Pair>) -> String {
-    let mut text = String::from(
-        "# Instructions per request, client side and server side: made by `make instructions-record`, compared by\n\
-         # `make instructions`. A change that makes a case dearer by more than the tolerance says why and records anew.\n",
-    );
-    for (name, _) in MIX {
-        if let Some([client, server]) = counted.get(name) {
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "{name} {client:.0} {server:.0}");
-        }
-    }
-    text
-}
-
-fn read_record(file: &Path) -> Result<BTreeMap<String, Pair>> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    parse_record(&text).with_context(|| format!("{} is not a record of instructions", file.display()))
-}
-
-fn parse_record(text: &str) -> Result<BTreeMap<String, Pair>> {
-    let mut record = BTreeMap::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.starts_with('#')) {
-        let parts: Vec<_> = line.split_whitespace().collect();
-        let [name, client, server] = parts[..] else {
-            bail!("line {}: expected NAME CLIENT SERVER", number + 1)
-        };
-        record.insert(name.to_owned(), [client.parse()?, server.parse()?]);
-    }
-    Ok(record)
-}
-
-/// Whether no case costs more than it may.
-fn compare(record: &BTreeMap<String, Pair>, counted: &BTreeMap<String, Pair>) -> Result<bool> {
-    for name in record.keys().chain(counted.keys()) {
-        ensure!(
-            record.contains_key(name) && counted.contains_key(name),
-            "the record and the mix differ in {name}: record anew"
-        );
-    }
-    let dearer = counted.iter().filter(|(name, pair)| {
-        let sum = |pair: &Pair| pair[0] + pair[1];
-        sum(pair) > sum(&record[*name]) * (1.0 + TOLERANCE_PERCENT / 100.0)
-    });
-    Ok(dearer.count() == 0)
+/// The less of each side.
+fn least(one: Pair, other: Pair) -> Pair {
+    [one[0].min(other[0]), one[1].min(other[1])]
 }
 
 #[cfg(test)]
@@ -357,29 +167,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_read_as_it_was_written() {
-        let counted: BTreeMap<_, _> = MIX
-            .iter()
-            .enumerate()
-            .map(|(number, (name, _))| ((*name).to_owned(), [number as f64, 7.0]))
-            .collect();
-        assert_eq!(parse_record(&written(&counted)).unwrap(), counted);
-    }
-
-    #[test]
-    fn what_is_dearer_than_the_tolerance_fails_and_what_is_cheaper_does_not() {
-        let pair = |client: f64| BTreeMap::from([("closed-1".to_owned(), [client, 1000.0])]);
-        let record = pair(1000.0);
-        assert!(compare(&record, &pair(1070.0)).unwrap());
-        assert!(!compare(&record, &pair(1200.0)).unwrap());
-        assert!(compare(&record, &pair(500.0)).unwrap());
-        assert!(compare(&record, &BTreeMap::new()).is_err());
-    }
-
-    #[test]
-    fn every_case_of_the_mix_is_a_scenario() {
+    fn every_case_of_the_mix_is_a_scenario_and_stands_in_the_record() {
+        let record = Record::read(concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.txt").as_ref()).unwrap();
+        record.expect_cases(&MIX.map(|(name, _)| name)).unwrap();
         for (name, _) in MIX {
             name.parse::<Scenario>().unwrap();
         }
+    }
+
+    #[test]
+    fn the_least_is_taken_side_by_side() {
+        assert_eq!(least([1.0, 5.0], [2.0, 3.0]), [1.0, 3.0]);
     }
 }

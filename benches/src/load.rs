@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod closed;
+pub(crate) mod grpc;
 pub(crate) mod http2;
 mod idle;
 mod open;
@@ -84,9 +85,11 @@ pub(crate) fn load(options: &Options) -> Result<()> {
         exit(3);
     });
     let (recorder, elapsed) = match options.scenario.shape {
-        Shape::Closed { connections } => closed::run(options, connections)?,
+        Shape::Closed { connections } | Shape::Denied { connections } => closed::run(options, connections)?,
         Shape::Open { rate, connections } => open::run(options, rate, connections)?,
-        Shape::Http2 { connections, streams } => http2::run(options, connections, streams)?,
+        Shape::Http2 { connections, streams } | Shape::Grpc { connections, streams } => {
+            http2::run(options, connections, streams)?
+        }
         Shape::Tcp { connections } => tcp::run(options, connections, tcp::Connections::Kept)?,
         Shape::Connect { connections } => tcp::run(options, connections, tcp::Connections::OnePerExchange)?,
         Shape::Idle { connections } | Shape::IdleTcp { connections } => idle::run(options, connections)?,
@@ -103,8 +106,12 @@ fn say(line: &str) {
     }
 }
 
-/// Fails unless `answer` is what the application sent.
-fn expect_answer(answer: Answer, scenario: &Scenario) -> Result<()> {
+/// Fails unless `answer` is what the application sent, or where policy refuses the request, a proxy.
+pub(crate) fn expect_answer(answer: Answer, scenario: &Scenario) -> Result<()> {
+    if scenario.shape.is_denied() {
+        ensure!(answer.status == 403, "status {} where policy refuses", answer.status);
+        return Ok(());
+    }
     ensure!(answer.status == 200, "status {}", answer.status);
     ensure!(answer.body_bytes == scenario.body_bytes, "{} bytes of body", answer.body_bytes);
     Ok(())

@@ -2,14 +2,15 @@
 //!
 //! One binary in three roles, each its own process so that no role's CPU is charged to another:
 //! `run` owns the contenders and reads their counters, `serve` is the application, `load` is the client.
-//! It starts release binaries as processes and knows nothing of their insides.
+//! It starts release binaries as processes and knows nothing of their insides. `micro` and `compile` are the
+//! exception: they call the libraries that those binaries are made of.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-mod authorize;
 mod certificates;
+mod compile;
 mod contender;
 mod counters;
 mod facts;
@@ -19,13 +20,16 @@ mod instructions;
 mod load;
 mod machine;
 mod measure;
+mod micro;
+mod policies;
 mod process;
 mod raw;
 mod report;
-mod routes;
 mod run;
 mod scenario;
 mod serve;
+mod suite;
+mod tables;
 
 #[derive(Parser)]
 #[command(name = "weft-bench", about = "Measures a mesh hop side by side with other proxies")]
@@ -38,12 +42,14 @@ struct Arguments {
 enum Role {
     /// Measure contenders in interleaved rounds
     Run(run::Options),
-    /// Measure what a verdict and what compiling policies costs
-    Authorize(authorize::Options),
+    /// Measure everything that the README shows, and print its tables
+    Suite(suite::Options),
+    /// Measure each function on a request's way by itself
+    Micro(micro::Options),
+    /// Measure what compiling policies and an edit of one costs
+    Compile(compile::Options),
     /// Count the instructions of a fixed mix of requests (needs valgrind)
     Instructions(instructions::Options),
-    /// Measure what choosing a route's rule costs
-    Routes,
     /// List the contenders and say how to install the missing ones
     List,
     /// Be the application behind the proxies (started by `run`)
@@ -55,9 +61,10 @@ enum Role {
 fn main() -> ExitCode {
     let result = match Arguments::parse().role {
         Role::Run(options) => run::run(&options),
-        Role::Authorize(options) => authorize::authorize(&options).map(|()| true),
+        Role::Suite(options) => suite::suite(&options),
+        Role::Micro(options) => micro::micro(&options).map(|()| true),
+        Role::Compile(options) => compile::measure(&options).map(|()| true),
         Role::Instructions(options) => instructions::instructions(&options),
-        Role::Routes => routes::routes().map(|()| true),
         Role::List => {
             report::contenders(&contender::all());
             Ok(true)

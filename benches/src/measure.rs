@@ -81,7 +81,10 @@ pub(crate) fn round(
 ) -> Result<Round> {
     let target = match scenario.shape {
         Shape::Http2 { .. } => running.http2_target,
-        Shape::Closed { .. } | Shape::Open { .. } | Shape::Idle { .. } => running.target,
+        Shape::Closed { .. } | Shape::Denied { .. } | Shape::Open { .. } | Shape::Idle { .. } => {
+            running.target
+        }
+        Shape::Grpc { .. } => running.grpc_target.context("this contender carries no trailers")?,
         Shape::Tcp { .. } | Shape::Connect { .. } | Shape::IdleTcp { .. } => {
             running.tcp_target.context("this contender carries no opaque bytes")?
         }

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::{
     contender::{Contender, Role},
+    instructions::Pair,
     measure::{MemberMemory, Round, Spread},
     run::{ContenderOutcome, Outcome, Output, ScenarioOutcome, Skipped},
     scenario::Scenario,
@@ -15,7 +16,7 @@ use crate::{
 const REFERENCE: &str = "envoy-h2";
 
 /// With more of the machine taken by others than this in the median round, figures are called noisy.
-const NOISE_SHARE: f64 = 0.05;
+pub(crate) const NOISE_SHARE: f64 = 0.05;
 
 /// Lines that are ready to be read.
 pub(crate) fn text(text: &str) {
@@ -28,6 +29,13 @@ pub(crate) fn failure(error: &anyhow::Error) {
 
 pub(crate) fn skipped(skipped: &Skipped) {
     eprintln!("SKIPPED {}: {}; to install it: {}", skipped.name, skipped.reason, skipped.install);
+}
+
+/// A scenario that asks for more idle connections than the limit of open files allows.
+pub(crate) fn fewer(asked: &Scenario, taken: &Scenario, descriptors: u64) {
+    eprintln!(
+        "{asked}: {taken} instead, since the hard limit of open files gives a process {descriptors}; raise it (ulimit -Hn) to measure all"
+    );
 }
 
 pub(crate) fn round_failed(scenario: &Scenario, contender: &str, failure: &str) {
@@ -64,7 +72,7 @@ pub(crate) fn configuration(outcome: &Outcome) {
 }
 
 pub(crate) fn scenario(outcome: &ScenarioOutcome, output: Output) {
-    if output == Output::Json {
+    if output != Output::Table {
         eprintln!("measured {}", outcome.scenario);
         return;
     }
@@ -140,7 +148,9 @@ fn row(contender: &ContenderOutcome, reference: Option<&ContenderOutcome>, bytes
     } else {
         ("–".to_owned(), "–".to_owned())
     };
-    let ratio = reference.filter(|_| has_proxies).and_then(|reference| ratio(contender, reference));
+    let ratio = reference
+        .filter(|_| has_proxies)
+        .and_then(|reference| contender.ratio_to(reference, |round| round.pair.cpu_microseconds));
     let others = spread(&|round| round.others_share).map_or_else(
         || "–".to_owned(),
         |share| {
@@ -171,26 +181,30 @@ fn row(contender: &ContenderOutcome, reference: Option<&ContenderOutcome>, bytes
     .join(" | ")
 }
 
-/// The median of the rounds' ratios: neighbours in time were disturbed alike. Only where all rounds succeeded.
-fn ratio(contender: &ContenderOutcome, reference: &ContenderOutcome) -> Option<f64> {
-    if !contender.failures.is_empty() || !reference.failures.is_empty() {
-        return None;
-    }
-    let pairs = contender.rounds.iter().zip(&reference.rounds);
-    Spread::of(pairs.map(|(mine, theirs)| mine.pair.cpu_microseconds / theirs.pair.cpu_microseconds))
-        .map(|spread| spread.median)
-}
-
 /// One case of the mix, as soon as it is counted, beside its record if it has one.
-pub(crate) fn instructions(name: &str, pair: [f64; 2], record: Option<&[f64; 2]>) {
+pub(crate) fn instructions(name: &str, pair: Pair, record: Option<&Pair>, exceeded: bool) {
     let [client, server] = pair;
     let total = client + server;
     match record.map(|[client, server]| client + server) {
         None => println!("{name:16} client side {client:10.0}  server side {server:10.0}  pair {total:10.0}"),
         Some(before) => println!(
-            "{name:16} client side {client:10.0}  server side {server:10.0}  pair {total:10.0}  record {before:10.0}  {:+.1} %",
-            (total / before - 1.0) * 100.0
+            "{name:16} client side {client:10.0}  server side {server:10.0}  pair {total:10.0}  record {before:10.0}  {:+.1} %{}",
+            (total / before - 1.0) * 100.0,
+            if exceeded {
+                "  TOO MUCH: say why in the change, and record anew (make instructions-record)"
+            } else {
+                ""
+            }
         ),
+    }
+}
+
+/// Says it where counts are compared that were made under something else.
+pub(crate) fn counted_under(record: &str, here: &str) {
+    if record != here {
+        eprintln!(
+            "the record was counted under {record}, this is {here}: a case that differs may differ by that"
+        );
     }
 }
 
@@ -199,7 +213,9 @@ pub(crate) fn end(outcome: &Outcome, output: Output) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(outcome)?);
         return Ok(());
     }
-    println!("\n| process | start to ready ms (min–max) | RSS idle MB | RSS after MB |\n|---|---|---|---|");
+    println!(
+        "\n| process | start to ready ms (min–max) | RSS idle MB | RSS, services used MB | RSS after MB |\n|---|---|---|---|---|"
+    );
     let megabytes = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
     for member in outcome
         .contenders
@@ -208,13 +224,14 @@ pub(crate) fn end(outcome: &Outcome, output: Output) -> Result<()> {
     {
         let (contender, member) = member;
         println!(
-            "| {contender}: {} | {} | {} | {} |",
+            "| {contender}: {} | {} | {} | {} | {} |",
             member.name,
             Spread::of(member.ready_milliseconds.iter().copied()).map_or_else(
                 || "–".to_owned(),
                 |ready| format!("{:.0} ({:.0}–{:.0})", ready.median, ready.min, ready.max)
             ),
             megabytes(member.resident_idle_bytes),
+            member.resident_used_bytes.map_or_else(|| "–".to_owned(), megabytes),
             member.resident_after_bytes.map_or_else(|| "–".to_owned(), megabytes),
         );
     }

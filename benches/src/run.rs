@@ -13,19 +13,16 @@ use crate::{
     contender::{self, Contender, Running, Setting},
     facts::{self, Facts},
     machine::Machine,
-    measure::{self, Round, Timing},
+    measure::{self, Round, Spread, Timing},
     process::{self, Owned, Scratch, free_port, wait_until},
     report,
-    scenario::Scenario,
+    scenario::{DESCRIPTORS_BESIDES, Scenario, Shape},
 };
 
 const LOOPBACK: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 /// Below this a median means little.
 const ROUNDS_MIN: usize = 1;
-
-/// File descriptors that a proxy needs besides its connections.
-const DESCRIPTORS_BESIDES: u64 = 1000;
 
 /// A start is short and varies: one is not enough.
 const STARTS: usize = 3;
@@ -35,42 +32,45 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Scenarios: closed-N, open-RATE, h2c-CxS, tcp-N, connect-N, idle-N, idletcp-N; optionally followed by -BYTES or -upBYTES
+    /// Scenarios: closed-N, open-RATE, h2c-CxS, grpc-CxS, denied-N, tcp-N, connect-N, idle-N, idletcp-N; optionally followed by -BYTES or -upBYTES
     #[arg(long = "scenario", value_delimiter = ',', default_value = "closed-64,open-500,open-2000")]
-    scenarios: Vec<Scenario>,
+    pub(crate) scenarios: Vec<Scenario>,
     /// Contenders by name; see `weft-bench list`
     #[arg(long, value_delimiter = ',', default_value = "weft,envoy-h1,envoy-h2,direct")]
-    contenders: Vec<String>,
+    pub(crate) contenders: Vec<String>,
     /// Rounds per scenario and contender, interleaved
     #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    pub(crate) rounds: usize,
     /// Seconds each round measures
     #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
+    pub(crate) seconds: f64,
     /// Seconds each round warms up
     #[arg(long, default_value_t = 0.3)]
-    warmup: f64,
+    pub(crate) warmup: f64,
     /// Threads of each proxy
     #[arg(long, default_value_t = 1)]
-    workers: usize,
+    pub(crate) workers: usize,
     /// Services in the mesh besides the ones in use, each with a workload
     #[arg(long, default_value_t = 0)]
-    services: usize,
+    pub(crate) services: usize,
     /// Whether the proxies may resume TLS sessions
     #[arg(long, value_enum, default_value_t = Sessions::Resumed)]
-    sessions: Sessions,
+    pub(crate) sessions: Sessions,
     /// Also kill and restart the server-side proxy, its control API gone
     #[arg(long)]
-    restarts: bool,
+    pub(crate) restarts: bool,
     /// How to print
     #[arg(long, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    pub(crate) output: Output,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Output {
     Table,
     Json,
+    /// Progress alone; whoever measures prints.
+    #[value(skip)]
+    None,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -85,6 +85,8 @@ pub(crate) struct Outcome {
     pub(crate) machine: Machine,
     pub(crate) timing: Timing,
     pub(crate) rounds: usize,
+    /// Services of the mesh besides the ones in use.
+    pub(crate) services: usize,
     pub(crate) contenders: Vec<Described>,
     pub(crate) skipped: Vec<Skipped>,
     pub(crate) scenarios: Vec<ScenarioOutcome>,
@@ -123,6 +125,14 @@ pub(crate) struct ContenderOutcome {
 
 /// Runs and prints; false if any round failed.
 pub(crate) fn run(options: &Options) -> Result<bool> {
+    process::end_on_interruption()?;
+    let outcome = measure(options)?;
+    report::end(&outcome, options.output)?;
+    Ok(outcome.succeeded())
+}
+
+/// Measures; each scenario is printed as soon as it is measured.
+pub(crate) fn measure(options: &Options) -> Result<Outcome> {
     ensure!(options.rounds >= ROUNDS_MIN, "--rounds must be at least {ROUNDS_MIN}");
     ensure!(
         options.seconds >= 0.1 && options.warmup >= 0.0,
@@ -133,16 +143,18 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         window_milliseconds: (options.seconds * 1000.0) as u64,
     };
     let chosen = choose(&options.contenders)?;
-    process::end_on_interruption()?;
     let descriptors = process::raise_descriptor_limit()?;
-    if let Some(idle) = options.scenarios.iter().filter_map(|scenario| scenario.shape.idle()).max() {
-        ensure!(
-            descriptors > 2 * idle as u64 + DESCRIPTORS_BESIDES,
-            "{idle} idle connections take {} file descriptors of a proxy, this process may give {descriptors}: \
-             raise the hard limit (ulimit -Hn), or ask for fewer",
-            2 * idle
-        );
-    }
+    let scenarios: Vec<_> = options
+        .scenarios
+        .iter()
+        .map(|scenario| {
+            let within = scenario.within(descriptors);
+            if let Some(within) = &within {
+                report::fewer(scenario, within, descriptors);
+            }
+            within.unwrap_or_else(|| scenario.clone())
+        })
+        .collect();
     let scratch = Scratch::new()?;
     let (application, address, raw) = start_application(scratch.path())?;
     let certificates = Certificates::make(scratch.path())?;
@@ -150,6 +162,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         machine: Machine::describe(),
         timing,
         rounds: options.rounds,
+        services: options.services,
         contenders: Vec::new(),
         skipped: Vec::new(),
         scenarios: Vec::new(),
@@ -170,7 +183,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
             application: address,
             application_raw: raw,
             certificates: &certificates,
-            connections_max: descriptors.saturating_sub(DESCRIPTORS_BESIDES) / 2,
+            connections_max: descriptors.saturating_sub(DESCRIPTORS_BESIDES),
             workers: options.workers,
             resumption: options.sessions == Sessions::Resumed,
             services: options.services,
@@ -185,7 +198,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     ensure!(!runnings.is_empty(), "no contender left to measure");
     report::configuration(&outcome);
 
-    for scenario in &options.scenarios {
+    for scenario in &scenarios {
         let scenario =
             measure_scenario(scenario, &runnings, &application, timing, options.rounds, scratch.path());
         report::scenario(&scenario, options.output);
@@ -197,12 +210,32 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
             described.facts.restart_milliseconds = facts::restarts(running, &scratch.path().join(name))?;
         }
     }
-    report::end(&outcome, options.output)?;
-    Ok(outcome
-        .scenarios
-        .iter()
-        .flat_map(|scenario| &scenario.contenders)
-        .all(|outcome| outcome.failures.is_empty()))
+    Ok(outcome)
+}
+
+// === impl ContenderOutcome ===
+
+impl ContenderOutcome {
+    /// The median of the rounds' ratios of a figure: neighbours in time were disturbed alike. Only where all rounds
+    /// succeeded.
+    pub(crate) fn ratio_to(&self, other: &Self, figure: impl Fn(&Round) -> f64) -> Option<f64> {
+        if !self.failures.is_empty() || !other.failures.is_empty() {
+            return None;
+        }
+        let pairs = self.rounds.iter().zip(&other.rounds);
+        Spread::of(pairs.map(|(mine, theirs)| figure(mine) / figure(theirs))).map(|spread| spread.median)
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    pub(crate) fn succeeded(&self) -> bool {
+        self.scenarios
+            .iter()
+            .flat_map(|scenario| &scenario.contenders)
+            .all(|outcome| outcome.failures.is_empty())
+    }
 }
 
 fn choose(names: &[String]) -> Result<Vec<Box<dyn Contender>>> {
@@ -252,11 +285,21 @@ fn start(contender: &dyn Contender, setting: &Setting<'_>) -> Result<(Running, F
         }
     }
     facts::verify(&running)?;
+    facts::used(&running, &mut members)?;
     let policy_edit_milliseconds = match &running.policy {
         Some(policy) => facts::policy_edits(&running, policy)?,
         None => Vec::new(),
     };
     Ok((running, Facts { members, policy_edit_milliseconds, restart_milliseconds: Vec::new() }))
+}
+
+/// Whether a contender carries what the scenario sends.
+fn takes_part(running: &Running, scenario: &Scenario) -> bool {
+    match scenario.shape {
+        Shape::Grpc { .. } => running.grpc_target.is_some(),
+        Shape::Denied { .. } => running.authorizes,
+        shape => !shape.is_tcp() || running.tcp_target.is_some(),
+    }
 }
 
 fn measure_scenario(
@@ -273,7 +316,7 @@ fn measure_scenario(
         .collect();
     for number in 1..=rounds {
         for ((_, running), outcome) in runnings.iter().zip(&mut contenders) {
-            if scenario.shape.is_tcp() && running.tcp_target.is_none() {
+            if !takes_part(running, scenario) {
                 continue;
             }
             let round = running

@@ -1,6 +1,7 @@
 //! What the client does in one scenario, and its name on the command line.
 //! `closed-64` 64 connections, each sending as soon as it has its answer · `open-2000` 2000 requests a second at
-//! fixed times · `h2c-4x32` 4 cleartext HTTP/2 connections of 32 streams · `tcp-64` 64 opaque TCP connections, each one
+//! fixed times · `h2c-4x32` 4 cleartext HTTP/2 connections of 32 streams · `grpc-4x32` the same with unary gRPC calls ·
+//! `denied-64` 64 connections whose requests are refused by policy · `tcp-64` 64 opaque TCP connections, each one
 //! exchange after another · `connect-8` 8 at a time, each exchange on an opaque connection of its own · `idle-10000`
 //! connections that lie idle after one request, `idletcp-10000` the same of opaque TCP.
 //! A third part sets the answer's size (`closed-16-100k`), or with `up` the request body's (`closed-16-up100k`).
@@ -8,6 +9,9 @@
 use std::{fmt, str::FromStr};
 
 use anyhow::{Context as _, Error, Result, bail, ensure};
+
+/// File descriptors that a proxy needs besides its clients' connections.
+pub(crate) const DESCRIPTORS_BESIDES: u64 = 1000;
 
 const BODY_BYTES_DEFAULT: usize = 100;
 
@@ -29,6 +33,8 @@ pub(crate) enum Shape {
     Closed { connections: usize },
     Open { rate: u32, connections: usize },
     Http2 { connections: usize, streams: usize },
+    Grpc { connections: usize, streams: usize },
+    Denied { connections: usize },
     Tcp { connections: usize },
     Connect { connections: usize },
     Idle { connections: usize },
@@ -43,6 +49,11 @@ impl Shape {
         matches!(self, Self::Tcp { .. } | Self::Connect { .. } | Self::IdleTcp { .. })
     }
 
+    /// Whether every request is to be refused by policy.
+    pub(crate) fn is_denied(self) -> bool {
+        matches!(self, Self::Denied { .. })
+    }
+
     /// How many connections lie idle, where memory is what is measured.
     pub(crate) fn idle(self) -> Option<usize> {
         match self {
@@ -55,9 +66,29 @@ impl Shape {
 // === impl Scenario ===
 
 impl Scenario {
-    /// The path to ask for; the application answers with as many bytes as the last segment says.
+    /// The path to ask for; the application answers with as many bytes as the last segment says. Of gRPC it is the
+    /// method, and the message says how many.
     pub(crate) fn path(&self) -> String {
-        format!("/items/{}", self.body_bytes)
+        match self.shape {
+            Shape::Grpc { .. } => "/items.Catalog/Item".to_owned(),
+            Shape::Denied { .. } => format!("/forbidden/{}", self.body_bytes),
+            _ => format!("/items/{}", self.body_bytes),
+        }
+    }
+
+    /// The same with as many idle connections as `descriptors` of a process allow, if it asks for more.
+    pub(crate) fn within(&self, descriptors: u64) -> Option<Self> {
+        // A proxy has one connection per idle HTTP client, and two where each client has one of its own behind it.
+        let each = if self.shape.is_tcp() { 2 } else { 1 };
+        let most = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_BESIDES) / each).ok()?;
+        let (shape, kind) = match self.shape {
+            Shape::Idle { connections } if connections > most => (Shape::Idle { connections: most }, "idle"),
+            Shape::IdleTcp { connections } if connections > most => {
+                (Shape::IdleTcp { connections: most }, "idletcp")
+            }
+            _ => return None,
+        };
+        Some(Self { shape, name: format!("{kind}-{most}"), ..self.clone() })
     }
 
     /// How many bytes of bodies one exchange carries.
@@ -70,7 +101,7 @@ impl FromStr for Scenario {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let usage = "expected closed-N, open-RATE, h2c-CxS, tcp-N, connect-N, idle-N or idletcp-N, \
+        let usage = "expected closed-N, open-RATE, h2c-CxS, grpc-CxS, denied-N, tcp-N, connect-N, idle-N or idletcp-N, \
                      then optionally -BYTES or -upBYTES (k and m allowed)";
         let mut parts = text.split('-');
         let kind = parts.next().unwrap_or_default();
@@ -78,10 +109,16 @@ impl FromStr for Scenario {
         let shape = match kind {
             "closed" => Shape::Closed { connections: positive(amount)? },
             "open" => Shape::Open { rate: u32::try_from(positive(amount)?)?, connections: OPEN_CONNECTIONS },
-            "h2c" => {
+            "h2c" | "grpc" => {
                 let (connections, streams) = amount.split_once('x').context(usage)?;
-                Shape::Http2 { connections: positive(connections)?, streams: positive(streams)? }
+                let (connections, streams) = (positive(connections)?, positive(streams)?);
+                if kind == "grpc" {
+                    Shape::Grpc { connections, streams }
+                } else {
+                    Shape::Http2 { connections, streams }
+                }
             }
+            "denied" => Shape::Denied { connections: positive(amount)? },
             "tcp" => Shape::Tcp { connections: positive(amount)? },
             "connect" => Shape::Connect { connections: positive(amount)? },
             "idle" => Shape::Idle { connections: positive(amount)? },
@@ -154,9 +191,37 @@ mod tests {
     }
 
     #[test]
+    fn idle_connections_are_as_many_as_the_descriptors_allow() {
+        let idle = |name: &str| name.parse::<Scenario>().unwrap().within(20_000).map(|less| less.to_string());
+        assert_eq!(idle("idle-10000"), None);
+        assert_eq!(idle("idle-50000"), Some("idle-19000".to_owned()));
+        assert_eq!(idle("idletcp-10000"), Some("idletcp-9500".to_owned()));
+        assert_eq!(idle("closed-50000"), None, "only idle connections are many");
+    }
+
+    #[test]
+    fn calls_and_refusals_ask_for_other_paths() {
+        let scenario: Scenario = "grpc-4x32".parse().unwrap();
+        assert_eq!(scenario.shape, Shape::Grpc { connections: 4, streams: 32 });
+        assert_eq!(scenario.path(), "/items.Catalog/Item");
+        let scenario: Scenario = "denied-16".parse().unwrap();
+        assert!(scenario.shape.is_denied() && scenario.path().starts_with("/forbidden/"));
+    }
+
+    #[test]
     fn a_wrong_name_is_refused() {
-        for name in ["closed", "closed-0", "closed-x", "open-1-2-3", "h2c-4", "idle", "tcp-x", "open-5-up1k"]
-        {
+        for name in [
+            "grpc-4",
+            "denied",
+            "closed",
+            "closed-0",
+            "closed-x",
+            "open-1-2-3",
+            "h2c-4",
+            "idle",
+            "tcp-x",
+            "open-5-up1k",
+        ] {
             assert!(name.parse::<Scenario>().is_err(), "{name}");
         }
     }

@@ -1,4 +1,5 @@
-//! The application behind the proxies: `GET /…/N` is answered with N bytes, over HTTP/1.1 or cleartext HTTP/2.
+//! The application behind the proxies: `GET /…/N` is answered with N bytes, over HTTP/1.1 or cleartext HTTP/2, and a
+//! gRPC call with a message as large as its own message says.
 //! One thread, answers built once per size. It ends when its standard input does, so that it cannot outlive `run`.
 
 use std::{cell::RefCell, collections::HashMap, io::Read as _, net::SocketAddr, rc::Rc, thread};
@@ -12,7 +13,7 @@ use tokio::{
     task::LocalSet,
 };
 
-use crate::http1;
+use crate::{http1, load::grpc};
 
 const HTTP2_PREFACE: &[u8] = b"PRI";
 
@@ -103,6 +104,11 @@ async fn http2(stream: TcpStream, answers: Answers) -> Result<()> {
         .await?;
     while let Some(incoming) = connection.accept().await {
         let (request, mut respond) = incoming?;
+        if grpc::is_call(request.headers()) {
+            // In a task of its own: this one must go on, or the message does not come.
+            tokio::task::spawn_local(async move { grpc::answer(request.into_body(), respond).await.ok() });
+            continue;
+        }
         let body = answers.body(http1::answer_bytes(request.uri().path()));
         let response = http::Response::builder()
             .header("content-type", "text/plain")

@@ -150,7 +150,7 @@ impl AccessLog {
 }
 
 impl Entry<'_> {
-    fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let mut line = String::with_capacity(512);
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         line.push_str(&format!("{{\"time_unix_ms\":{}", time.as_millis()));

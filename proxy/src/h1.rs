@@ -11,7 +11,7 @@ pub mod chunked;
 mod client;
 #[cfg(test)]
 mod client_tests;
-mod encode;
+pub(crate) mod encode;
 pub mod framing;
 mod output;
 pub mod parse;

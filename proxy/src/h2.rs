@@ -23,7 +23,8 @@ mod watch;
 
 pub(crate) use client::Ticket;
 pub use client::{ClientConnection, Driver};
-pub(crate) use decode::{Peer, trailers_from_map};
+pub(crate) use decode::{Peer, request_from_h2, response_from_h2, trailers_from_map};
+pub(crate) use encode::{request_to_h2, response_to_h2};
 pub(crate) use outgoing::{Outgoing, OutgoingError};
 pub use server::{Ended, serve};
 pub use settings::Settings;

@@ -26,6 +26,7 @@ pub mod http;
 pub mod identity;
 pub mod inbound;
 pub mod listener;
+pub mod measured;
 pub mod metrics;
 pub mod outbound;
 pub mod overload;

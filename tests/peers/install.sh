@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Puts the foreign programs of `make test-peers` in place: curl, openssl, h2load, MariaDB and PostgreSQL
-# from the distribution (the databases' programs alone, no service); grpcio, xds-protos (Envoy's own definitions), PyJWT and websockets in
+# from the distribution (the databases' programs alone, no service), and valgrind for `make instructions`; grpcio, xds-protos (Envoy's own definitions), PyJWT and websockets in
 # a virtual environment under target/peers.
 set -euo pipefail
 
@@ -15,6 +15,7 @@ command -v nft >/dev/null || [ -x /usr/sbin/nft ] || missing+=(nftables)
 [ -x /usr/sbin/mariadbd ] || command -v mariadbd >/dev/null || missing+=(mariadb-server-core)
 command -v mariadb >/dev/null || missing+=(mariadb-client-core)
 command -v psql >/dev/null || missing+=(postgresql-client)
+command -v valgrind >/dev/null || missing+=(valgrind)
 command -v python3 >/dev/null || missing+=(python3)
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
 
@@ -48,4 +49,5 @@ openssl version
 h2load --version
 mariadb --version
 psql --version
+valgrind --version
 "$environment/bin/python3" -c 'import envoy, grpc, jwt, websockets; print("grpcio", grpc.__version__, "PyJWT", jwt.__version__, "websockets", websockets.__version__)'

@@ -25,6 +25,8 @@ impl Contender for Direct {
         Ok(Running {
             target: setting.application,
             http2_target: setting.application,
+            grpc_target: Some(setting.application),
+            also: Vec::new(),
             tcp_target: Some(setting.application_raw),
             host: "catalog".to_owned(),
             members: Vec::new(),

@@ -1,5 +1,6 @@
-//! A pair of Envoy proxies doing a sidecar's job: mTLS with SPIFFE identities checked by both sides, an RBAC rule on
-//! identity, method and path, retries armed, statistics on. Its best settings otherwise: no access log, no request
+//! A pair of Envoy proxies doing a sidecar's job: mTLS with SPIFFE identities checked by both sides, the rules and the
+//! route that Weft has here (RBAC that denies, RBAC that allows by identity, method and path; a header's match, a
+//! weighted split), retries armed, statistics on. Its best settings otherwise: no access log, no request
 //! ids, no added headers, one worker; so the figure flatters it beside a real mesh, which adds telemetry filters.
 
 use std::{
@@ -90,8 +91,11 @@ impl Contender for Envoy {
             json!({
                 "listeners": [listener(
                     inbound,
-                    &json!([rbac(), router()]),
-                    &json!({ "cluster": "application", "timeout": "15s" }),
+                    &json!([deny(), allow(), router()]),
+                    &json!([
+                        route(&json!({ "prefix": "/", "grpc": {} }), &json!({ "cluster": "application-grpc" })),
+                        route(&json!({ "prefix": "/" }), &json!({ "cluster": "application" })),
+                    ]),
                     Some(&accept(&certificates.server, &certificates.authority, self.alpn(), resumption)),
                 ), tcp_listener(
                     inbound_raw,
@@ -100,6 +104,7 @@ impl Contender for Envoy {
                 )],
                 "clusters": [
                     cluster("application", setting.application, Wire::Http1, None),
+                    cluster("application-grpc", setting.application, Wire::Http2, None),
                     cluster("application-raw", setting.application_raw, Wire::Http1, None),
                 ],
             }),
@@ -108,6 +113,10 @@ impl Contender for Envoy {
             "retry_on": "connect-failure,refused-stream,unavailable,cancelled,reset-before-request",
             "num_retries": 2,
         });
+        let catalog = |name| {
+            let connect = connect(&certificates.client, &certificates.authority, resumption);
+            cluster(name, inbound, self.between, Some(&connect))
+        };
         let client = start(
             Role::ClientProxy,
             "client",
@@ -115,15 +124,22 @@ impl Contender for Envoy {
                 "listeners": [listener(
                     outbound,
                     &json!([router()]),
-                    &json!({ "cluster": "catalog", "timeout": "15s", "retry_policy": retry }),
+                    &json!([
+                        route(
+                            &json!({ "prefix": "/", "headers": [{ "name": "x-preview", "string_match": { "exact": "true" } }] }),
+                            &json!({ "cluster": "catalog-v2", "retry_policy": retry }),
+                        ),
+                        route(
+                            &json!({ "prefix": "/" }),
+                            &json!({ "weighted_clusters": { "clusters": [
+                                { "name": "catalog-v1", "weight": 90 },
+                                { "name": "catalog-v2", "weight": 10 },
+                            ]}, "retry_policy": retry }),
+                        ),
+                    ]),
                     None,
                 ), tcp_listener(outbound_raw, &[tcp_proxy("raw")], None)],
-                "clusters": [cluster(
-                    "catalog",
-                    inbound,
-                    self.between,
-                    Some(&connect(&certificates.client, &certificates.authority, resumption)),
-                ), cluster(
+                "clusters": [catalog("catalog-v1"), catalog("catalog-v2"), cluster(
                     "raw",
                     inbound_raw,
                     Wire::Http1,
@@ -134,6 +150,9 @@ impl Contender for Envoy {
         Ok(Running {
             target: outbound,
             http2_target: outbound,
+            // Over HTTP/1.1 it would drop the trailers.
+            grpc_target: (self.between == Wire::Http2).then_some(outbound),
+            also: Vec::new(),
             tcp_target: Some(outbound_raw),
             host: SERVER_NAME.to_owned(),
             members: vec![client, server],
@@ -144,7 +163,9 @@ impl Contender for Envoy {
             configuration: vec![
                 version(&program),
                 format!("--concurrency {}, access log off, request ids off, stats on", setting.workers),
-                "RBAC: principal, method, path prefix; 2 retries armed; LEAST_REQUEST; TLS 1.3".to_owned(),
+                "RBAC: DENY by path, ALLOW by principal or namespace, method and path; a route by header, a split 90:10; \
+                 2 retries armed; LEAST_REQUEST; TLS 1.3"
+                    .to_owned(),
             ],
         })
     }
@@ -235,17 +256,55 @@ fn router() -> Value {
     }})
 }
 
-fn rbac() -> Value {
+/// What Istio makes of a policy that denies: a filter of its own before the one that allows.
+fn deny() -> Value {
+    rbac(
+        "DENY",
+        &json!({ "no-administration": {
+            "permissions": [path("/items/administration")],
+            "principals": [{ "any": true }],
+        }}),
+    )
+}
+
+fn allow() -> Value {
+    rbac(
+        "ALLOW",
+        &json!({
+            "catalog-0": {
+                "permissions": [{ "and_rules": { "rules": [
+                    { "or_rules": { "rules": [method("GET"), method("POST")] } },
+                    path("/items"),
+                ]}}],
+                "principals": [{ "authenticated": { "principal_name": { "exact": CLIENT_ID } } }],
+            },
+            "catalog-1": {
+                "permissions": [{ "and_rules": { "rules": [method("GET"), path("/items")] } }],
+                "principals": [{ "authenticated": { "principal_name": { "safe_regex": { "regex": ".*/ns/ops/.*" } } } }],
+            },
+        }),
+    )
+}
+
+fn rbac(action: &str, policies: &Value) -> Value {
     json!({ "name": "rbac", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
-        "rules": { "action": "ALLOW", "policies": { "front-reads-items": {
-            "permissions": [{ "and_rules": { "rules": [
-                { "header": { "name": ":method", "string_match": { "exact": "GET" } } },
-                { "url_path": { "path": { "prefix": "/items/" } } },
-            ]}}],
-            "principals": [{ "authenticated": { "principal_name": { "exact": CLIENT_ID } } }],
-        }}},
+        "rules": { "action": action, "policies": policies },
     }})
+}
+
+fn method(name: &str) -> Value {
+    json!({ "header": { "name": ":method", "string_match": { "exact": name } } })
+}
+
+fn path(prefix: &str) -> Value {
+    json!({ "url_path": { "path": { "prefix": prefix } } })
+}
+
+fn route(matched: &Value, action: &Value) -> Value {
+    let mut action = action.clone();
+    action["timeout"] = json!("10s");
+    json!({ "match": matched, "route": action })
 }
 
 fn tcp_rbac() -> Value {
@@ -275,7 +334,7 @@ fn tcp_listener(at: std::net::SocketAddr, filters: &[Value], transport: Option<&
     json!({ "name": "raw", "address": address(at), "filter_chains": [chain] })
 }
 
-fn listener(at: std::net::SocketAddr, filters: &Value, route: &Value, transport: Option<&Value>) -> Value {
+fn listener(at: std::net::SocketAddr, filters: &Value, routes: &Value, transport: Option<&Value>) -> Value {
     let manager = json!({ "name": "http", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "bench",
@@ -284,7 +343,7 @@ fn listener(at: std::net::SocketAddr, filters: &Value, route: &Value, transport:
         "route_config": { "virtual_hosts": [{
             "name": "all",
             "domains": ["*"],
-            "routes": [{ "match": { "prefix": "/" }, "route": route }],
+            "routes": routes,
         }]},
         "http_filters": filters,
     }});

@@ -42,18 +42,19 @@ impl Contender for Haproxy {
         let cache = if setting.resumption { "" } else { "  tune.ssl.cachesize 0\n" };
         let certificates = setting.certificates;
         let authority = certificates.authority.display();
-        let start = |role, side: &str, http: [&str; 2], raw: [&str; 2]| {
-            let ([bind, server], [raw_bind, raw_server]) = (http, raw);
+        let start = |role, side: &str, http: [&str; 3], raw: [&str; 2]| {
+            let ([bind, server, grpc], [raw_bind, raw_server]) = (http, raw);
             let admin = free_port(LOOPBACK)?;
             let file = setting.directory.join(format!("{side}.cfg"));
             write_private(
                 &file,
                 &format!(
-                    "global\n  nbthread {workers}\n  maxconn {connections}\n{cache}  ssl-default-bind-options ssl-min-ver TLSv1.3\n\
+                    "global\n  nbthread {workers}\n  maxconn {connections}\n  no strict-limits\n{cache}  ssl-default-bind-options ssl-min-ver TLSv1.3\n\
                      defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  http-reuse always\n\
                      frontend admin\n  bind {admin}\n  monitor-uri /ready\n\
-                     frontend in\n  bind {bind}\n  default_backend next\n\
+                     frontend in\n  bind {bind}\n  use_backend grpc if {{ req.hdr(content-type) -m beg application/grpc }}\n  default_backend next\n\
                      backend next\n  server next {server}\n\
+                     backend grpc\n  server next {grpc}\n\
                      frontend raw\n  mode tcp\n  bind {raw_bind}\n  default_backend raw\n\
                      backend raw\n  mode tcp\n  server next {raw_server}\n"
                 ),
@@ -71,18 +72,25 @@ impl Contender for Haproxy {
         let server = start(
             Role::ServerProxy,
             "server",
-            [&format!("{inbound} {accept} alpn h2"), &setting.application.to_string()],
+            [
+                &format!("{inbound} {accept} alpn h2"),
+                &setting.application.to_string(),
+                &format!("{} proto h2", setting.application),
+            ],
             [&format!("{inbound_raw} {accept}"), &setting.application_raw.to_string()],
         )?;
+        let next = format!("{inbound} {connect} alpn h2");
         let client = start(
             Role::ClientProxy,
             "client",
-            [&outbound.to_string(), &format!("{inbound} {connect} alpn h2")],
+            [&outbound.to_string(), &next, &next],
             [&outbound_raw.to_string(), &format!("{inbound_raw} {connect}")],
         )?;
         Ok(Running {
             target: outbound,
             http2_target: outbound,
+            grpc_target: Some(outbound),
+            also: Vec::new(),
             tcp_target: Some(outbound_raw),
             host: SERVER_NAME.to_owned(),
             members: vec![client, server],

@@ -1,9 +1,8 @@
-//! Weft as it ships: the control API on a directory of policy, one proxy beside the client, one beside the server,
-//! mTLS between with identities from the mesh's own authority, one authorization rule on identity, method and path,
-//! metrics on, one worker. Whatever is not in the texts below is the shipped default.
+//! Weft as it ships: the control API on a directory of policy (the demo's shop, see [`policy`]), one proxy beside the
+//! client, one beside the server, mTLS between with identities from the mesh's own authority, metrics on. Whatever is
+//! not in the texts below is the shipped default.
 
 use std::{
-    fmt::Write as _,
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -14,6 +13,9 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{Contender, Member, Missing, PolicyFile, Restart, Role, Running, Setting, start_member};
 use crate::process::{free_port, write_private};
+use policy::Ports;
+
+mod policy;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -26,7 +28,15 @@ const SERVICES_PER_FILE: usize = 5000;
 
 const HOST: &str = "catalog.shop.svc.cluster.local";
 
-pub(super) struct Weft;
+/// How many services the client's side calls: the catalog, and these besides.
+const SERVICES_BESIDES: usize = 4;
+
+pub(super) struct Weft {
+    name: &'static str,
+    job: &'static str,
+    /// Threads of each proxy; `None`: as many as the run says.
+    workers: Option<usize>,
+}
 
 /// Where the built programs are.
 struct Programs {
@@ -36,13 +46,24 @@ struct Programs {
 
 // === impl Weft ===
 
+impl Weft {
+    pub(super) fn with_one_worker() -> Self {
+        let job = "mTLS (SPIFFE), authorization, routing, balancing, retries, metrics: shipped defaults";
+        Self { name: "weft", job, workers: None }
+    }
+
+    pub(super) fn with_two_workers() -> Self {
+        Self { name: "weft-w2", job: "the same with two workers in each proxy", workers: Some(2) }
+    }
+}
+
 impl Contender for Weft {
     fn name(&self) -> &'static str {
-        "weft"
+        self.name
     }
 
     fn job(&self) -> &'static str {
-        "mTLS (SPIFFE), authorization, routing, balancing, retries, metrics: shipped defaults"
+        self.job
     }
 
     fn missing(&self) -> Option<Missing> {
@@ -53,142 +74,71 @@ impl Contender for Weft {
 
     fn start(&self, setting: &Setting<'_>) -> Result<Running> {
         let programs = Programs::find().context("weft's programs are missing")?;
-        let (outbound, inbound) = (free_port(LOOPBACK)?, free_port(SERVER_ADDRESS)?);
-        let (outbound_raw, inbound_raw) = (free_port(LOOPBACK)?, free_port(SERVER_ADDRESS)?);
-        let mesh = Mesh::start(&programs, setting, inbound, inbound_raw)?;
+        let setting = &Setting { workers: self.workers.unwrap_or(setting.workers), ..*setting };
+        let (outbound, outbound_grpc, outbound_raw) =
+            (free_port(LOOPBACK)?, free_port(LOOPBACK)?, free_port(LOOPBACK)?);
+        let inbound = Ports {
+            http: free_port(SERVER_ADDRESS)?,
+            grpc: free_port(SERVER_ADDRESS)?,
+            raw: free_port(SERVER_ADDRESS)?,
+        };
+        let mesh = Mesh::start(&programs, setting, &inbound)?;
         let server_configuration = format!(
             "outbound: {{ listen: none }}\n\
-             inbound:\n  - {{ listen: \"{inbound}\", application: \"{}\" }}\n  \
-             - {{ listen: \"{inbound_raw}\", application: \"{}\" }}\n",
-            setting.application, setting.application_raw
+             inbound:\n  - {{ listen: \"{http}\", application: \"{application}\" }}\n  \
+             - {{ listen: \"{grpc}\", application: \"{application}\" }}\n  \
+             - {{ listen: \"{raw}\", application: \"{}\" }}\n",
+            setting.application_raw,
+            http = inbound.http,
+            grpc = inbound.grpc,
+            raw = inbound.raw,
+            application = setting.application,
         );
-        let client_configuration = format!(
+        let mut client_configuration = format!(
             "outbound:\n  listen: \"{}\"\n  services:\n    - {{ service: shop/catalog, port: 80, listen: \"{outbound}\" }}\n    \
+             - {{ service: shop/catalog, port: 50051, listen: \"{outbound_grpc}\" }}\n    \
              - {{ service: shop/catalog, port: 7, listen: \"{outbound_raw}\" }}\n",
             free_port(LOOPBACK)?
         );
+        let mut also = Vec::new();
+        for number in 1..=SERVICES_BESIDES {
+            let listen = free_port(LOOPBACK)?;
+            let line = format!("    - {{ service: shop/used-{number}, port: 80, listen: \"{listen}\" }}\n");
+            client_configuration.push_str(&line);
+            also.push((listen, format!("used-{number}.shop.svc.cluster.local")));
+        }
         let (server, again) = mesh.proxy(Role::ServerProxy, "catalog-1", &server_configuration)?;
         let (client, _) = mesh.proxy(Role::ClientProxy, "front-1", &client_configuration)?;
         let policy = PolicyFile {
             path: mesh.policies.join("authorization.yaml"),
-            allow: authorization("/items/*", inbound_raw),
-            deny: authorization("/elsewhere/*", inbound_raw),
+            allow: policy::authorization("/items*", &inbound),
+            deny: policy::authorization("/elsewhere*", &inbound),
         };
         Ok(Running {
             target: outbound,
             http2_target: outbound,
+            grpc_target: Some(outbound_grpc),
+            also,
             tcp_target: Some(outbound_raw),
             host: HOST.to_owned(),
             members: vec![client, server, mesh.control],
-            inbound: Some(inbound),
+            inbound: Some(inbound.http),
             authorizes: true,
             policy: Some(policy),
             restart: Some(Restart { member: 1, control: 2, command: again }),
             configuration: vec![
                 programs.describe(),
                 format!(
-                    "shipped defaults, {} worker(s), {} other services, sessions {}; one AuthorizationPolicy (principal, method, path; port)",
+                    "shipped defaults, {} worker(s), {} services in use and {} others, sessions {}",
                     setting.workers,
+                    SERVICES_BESIDES + 1,
                     setting.services,
                     if setting.resumption { "resumed" } else { "not resumed" }
                 ),
+                policy::DESCRIPTION.to_owned(),
             ],
         })
     }
-}
-
-/// The policy directory, first version: who exists, and who may call whom.
-fn services(inbound: SocketAddr, inbound_raw: SocketAddr) -> String {
-    format!(
-        r#"apiVersion: v1
-kind: Service
-metadata: {{ name: catalog, namespace: shop }}
-spec:
-  selector: {{ app: catalog }}
-  ports:
-    - {{ name: http, port: 80, targetPort: {port} }}
-    - {{ name: tcp-raw, port: 7, targetPort: {raw} }}
----
-apiVersion: weft.dev/v1alpha1
-kind: Workload
-metadata:
-  name: catalog-1
-  namespace: shop
-  labels: {{ app: catalog }}
-spec:
-  address: {server}
-  ports:
-    - {{ name: http, port: {port}, protocol: http }}
-    - {{ name: raw, port: {raw}, protocol: tcp }}
-  serviceAccount: catalog
----
-apiVersion: weft.dev/v1alpha1
-kind: Workload
-metadata:
-  name: front-1
-  namespace: shop
-  labels: {{ app: front }}
-spec:
-  address: {client}
-  serviceAccount: front
-"#,
-        port = inbound.port(),
-        raw = inbound_raw.port(),
-        server = SERVER_ADDRESS,
-        client = CLIENT_ADDRESS,
-    )
-}
-
-/// Services that nobody calls, each with a workload behind it.
-fn others(numbers: std::ops::Range<usize>) -> String {
-    let mut text = String::new();
-    for number in numbers {
-        let namespace = number % 100;
-        let [_, high, middle, low] = u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes();
-        // Writing to a String cannot fail.
-        let _ = write!(
-            text,
-            r#"---
-apiVersion: v1
-kind: Service
-metadata: {{ name: other-{number}, namespace: team-{namespace} }}
-spec:
-  selector: {{ app: other-{number} }}
-  ports: [{{ name: http, port: 80, targetPort: 8080 }}]
----
-apiVersion: weft.dev/v1alpha1
-kind: Workload
-metadata: {{ name: other-{number}-1, namespace: team-{namespace}, labels: {{ app: other-{number} }} }}
-spec:
-  address: 10.{high}.{middle}.{low}
-  ports: [{{ name: http, port: 8080, protocol: http }}]
-  serviceAccount: other
-"#
-        );
-    }
-    text
-}
-
-fn authorization(path: &str, inbound_raw: SocketAddr) -> String {
-    format!(
-        r#"apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {{ name: front-reads-items, namespace: shop }}
-spec:
-  selector: {{ matchLabels: {{ app: catalog }} }}
-  action: ALLOW
-  rules:
-    - from:
-        - source: {{ principals: ["cluster.local/ns/shop/sa/front"] }}
-      to:
-        - operation: {{ methods: ["GET", "POST"], paths: ["{path}"] }}
-    - from:
-        - source: {{ principals: ["cluster.local/ns/shop/sa/front"] }}
-      to:
-        - operation: {{ ports: ["{raw}"] }}
-"#,
-        raw = inbound_raw.port(),
-    )
 }
 
 /// A proxy's configuration file, less what differs between the two sides.
@@ -238,21 +188,22 @@ struct MeshPaths {
 // === impl Mesh ===
 
 impl<'run> Mesh<'run> {
-    fn start(
-        programs: &'run Programs,
-        setting: &'run Setting<'run>,
-        inbound: SocketAddr,
-        inbound_raw: SocketAddr,
-    ) -> Result<Self> {
+    fn start(programs: &'run Programs, setting: &'run Setting<'run>, inbound: &Ports) -> Result<Self> {
         let directory = setting.directory;
         let (policies, state) = (directory.join("policies"), directory.join("control"));
         fs::create_dir_all(&policies)?;
         create_private(&state)?;
-        fs::write(policies.join("services.yaml"), services(inbound, inbound_raw))?;
-        fs::write(policies.join("authorization.yaml"), authorization("/items/*", inbound_raw))?;
+        fs::write(policies.join("mesh.yaml"), policy::MESH)?;
+        fs::write(policies.join("services.yaml"), policy::services(SERVICES_BESIDES))?;
+        fs::write(
+            policies.join("workloads.yaml"),
+            policy::workloads(CLIENT_ADDRESS, SERVER_ADDRESS, inbound),
+        )?;
+        fs::write(policies.join("routes.yaml"), policy::ROUTES)?;
+        fs::write(policies.join("authorization.yaml"), policy::authorization("/items*", inbound))?;
         for first in (0..setting.services).step_by(SERVICES_PER_FILE) {
             let last = setting.services.min(first + SERVICES_PER_FILE);
-            fs::write(policies.join(format!("others-{first}.yaml")), others(first..last))?;
+            fs::write(policies.join(format!("others-{first}.yaml")), policy::others(first..last))?;
         }
         let (listen, admin) = (free_port(LOOPBACK)?, free_port(LOOPBACK)?);
         let mut command = Command::new(&programs.control);

@@ -1,4 +1,5 @@
-//! Closed loop over cleartext HTTP/2: some connections, each with a fixed number of streams in flight.
+//! Closed loop over cleartext HTTP/2: some connections, each with a fixed number of streams in flight. What a stream
+//! carries is a GET or a unary gRPC call.
 
 use std::{
     cell::{Cell, RefCell},
@@ -12,14 +13,25 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use tokio::{net::TcpStream, task::LocalSet, time::sleep_until};
 
-use super::{Options, Recorder, Window, expect_answer, say};
-use crate::http1::Answer;
+use super::{Options, Recorder, Window, expect_answer, grpc, say};
+use crate::{
+    http1::Answer,
+    scenario::{Scenario, Shape},
+};
 
 /// As large as the application's, so that windows do not limit what is measured.
 const WINDOW_BYTES: u32 = 4 << 20;
 
+/// What each stream sends.
+#[derive(Clone)]
+pub(crate) enum Call {
+    Get { uri: String },
+    Grpc { uri: String, message: Bytes },
+}
+
 struct Shared {
     options: Options,
+    call: Call,
     window: Window,
     stopped: Cell<bool>,
     recorder: RefCell<Recorder>,
@@ -35,6 +47,7 @@ pub(super) fn run(options: &Options, connections: usize, streams: usize) -> Resu
         let window = Window::from_now(options);
         let shared = Rc::new(Shared {
             options: options.clone(),
+            call: Call::of(&options.scenario, &options.host),
             window,
             stopped: Cell::new(false),
             recorder: RefCell::new(Recorder::new()),
@@ -73,10 +86,9 @@ pub(crate) async fn connect(target: SocketAddr) -> Result<SendRequest<Bytes>> {
 }
 
 async fn drive(mut sender: SendRequest<Bytes>, shared: Rc<Shared>) {
-    let uri = format!("http://{}{}", shared.options.host, shared.options.scenario.path());
     while !shared.stopped.get() {
         let sent = Instant::now();
-        let result = exchange(&mut sender, &uri).await;
+        let result = shared.call.exchange(&mut sender).await;
         let now = Instant::now();
         match result.and_then(|answer| expect_answer(answer, &shared.options.scenario)) {
             Ok(()) if now < shared.window.begin => {}
@@ -90,8 +102,28 @@ async fn drive(mut sender: SendRequest<Bytes>, shared: Rc<Shared>) {
     }
 }
 
-pub(crate) async fn exchange(sender: &mut SendRequest<Bytes>, uri: &str) -> Result<Answer> {
-    std::future::poll_fn(|context| sender.poll_ready(context)).await.context("cannot send")?;
+// === impl Call ===
+
+impl Call {
+    pub(crate) fn of(scenario: &Scenario, host: &str) -> Self {
+        let uri = format!("http://{host}{}", scenario.path());
+        match scenario.shape {
+            Shape::Grpc { .. } => Self::Grpc { uri, message: grpc::message(scenario.body_bytes) },
+            _ => Self::Get { uri },
+        }
+    }
+
+    /// Sends it and reads its answer.
+    pub(crate) async fn exchange(&self, sender: &mut SendRequest<Bytes>) -> Result<Answer> {
+        std::future::poll_fn(|context| sender.poll_ready(context)).await.context("cannot send")?;
+        match self {
+            Self::Get { uri } => get(sender, uri).await,
+            Self::Grpc { uri, message } => grpc::call(sender, uri, message.clone()).await,
+        }
+    }
+}
+
+async fn get(sender: &mut SendRequest<Bytes>, uri: &str) -> Result<Answer> {
     let request = http::Request::get(uri).header("user-agent", "weft-bench").body(())?;
     let (response, _) = sender.send_request(request, true).context("cannot send")?;
     let (head, mut body) = response.await.context("no answer")?.into_parts();

@@ -1,24 +1,15 @@
-//! What choosing a route's rule costs.
-//!
-//! One thread, no sockets, the library that the proxy links. Routes go the whole way (YAML, compiler, joined
-//! into what holds for one port), and requests are taken in turn from a set large enough that none is
-//! remembered by the branch predictor. Given is the median of batches, and the least.
+//! Choosing a route's rule. Routes go the whole way (YAML, compiler, joined into what holds for one port), and requests
+//! are taken in turn from a set large enough that none is remembered by the branch predictor.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::hint::black_box;
-use std::time::Instant;
 
-use anyhow::ensure;
+use anyhow::{Result, ensure};
 use weft_config::{SourceFile, compile};
 use weft_model::request::HttpFacts;
 use weft_model::route_table::{Lookup, RouteTable};
 
-/// Batches, and look-ups in each.
-const BATCHES: usize = 101;
-const LOOKUPS: usize = 20_000;
-
-/// Distinct requests.
-const REQUESTS: usize = 509;
+use super::{Case, REQUESTS, in_turn};
 
 struct Sent {
     method: &'static str,
@@ -26,24 +17,18 @@ struct Sent {
     headers: Vec<(String, String)>,
 }
 
-pub(crate) fn routes() -> anyhow::Result<()> {
-    let mut report = String::new();
-    for (routes, rules) in [(1, 1), (10, 1), (100, 1), (1_000, 1), (100, 10), (1_000, 10)] {
-        let start = Instant::now();
+pub(super) fn cases() -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    for (routes, rules) in [(1, 1), (10, 1), (100, 1), (1_000, 1), (1_000, 10)] {
         let table = table(routes, rules)?;
-        let joined = start.elapsed();
         let sent = requests(routes * rules);
         let found = sent.iter().filter(|sent| is_found(&table, sent)).count();
         ensure!(found > REQUESTS / 4 && found < REQUESTS, "{found} of {REQUESTS} have a rule");
-        let (median, least) = cost(&table, &sent);
-        writeln!(
-            report,
-            "look-up, {routes:>5} routes of {rules:>2} rules: {median:>6.0} ns (least {least:.0}); compiled and joined in {:.1} ms",
-            joined.as_secs_f64() * 1e3
-        )?;
+        cases.push(Case::new(format!("route, {routes} routes of {rules} rules"), move |number| {
+            black_box(is_found(black_box(&table), black_box(&sent[in_turn(number)])));
+        }));
     }
-    crate::report::text(&report);
-    Ok(())
+    Ok(cases)
 }
 
 /// Prefixes of several depths, exact paths, and every fourth with a header or a method besides.
@@ -61,7 +46,7 @@ fn rule(number: usize) -> String {
     format!("{{ matches: [{{ {path}{more} }}], backendRefs: [{{ name: cart, port: 80 }}] }}")
 }
 
-fn table(routes: usize, rules: usize) -> anyhow::Result<RouteTable> {
+fn table(routes: usize, rules: usize) -> Result<RouteTable> {
     let mut text = "apiVersion: v1\nkind: Service\nmetadata: { name: cart, namespace: shop }\nspec: { ports: [{ port: 80, \
                     appProtocol: http }] }\n"
         .to_owned();
@@ -111,19 +96,4 @@ fn is_found(table: &RouteTable, sent: &Sent) -> bool {
         token: None,
     };
     matches!(table.lookup(&facts), Lookup::Rule(_))
-}
-
-/// Nanoseconds per look-up: the median of the batches, and the least.
-fn cost(table: &RouteTable, sent: &[Sent]) -> (f64, f64) {
-    let mut batches: Vec<f64> = (0..BATCHES)
-        .map(|_| {
-            let start = Instant::now();
-            for sent in sent.iter().cycle().take(LOOKUPS) {
-                black_box(is_found(black_box(table), black_box(sent)));
-            }
-            start.elapsed().as_nanos() as f64 / LOOKUPS as f64
-        })
-        .collect();
-    batches.sort_by(f64::total_cmp);
-    (batches[BATCHES / 2], batches[0])
 }
