@@ -8,7 +8,7 @@ BENCH_PACKAGES = -p weft-proxy -p weft-control -p weft-benches
 BENCH = $${CARGO_TARGET_DIR:-target}/release/weft-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-peers lint bench bench-micro bench-readme instructions instructions-record image fuzz
+.PHONY: help build demo test test-peers lint bench bench-micro bench-readme instructions instructions-record image fuzz fuzz-seeds
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,5 +53,9 @@ instructions-record: ## Write that record anew
 image: ## Build the container image
 	docker build --tag weft:latest .
 
-fuzz: ## Run every fuzz target for FUZZ_SECONDS (needs cargo-fuzz and a C++ compiler; nightly adds the address sanitizer)
+fuzz: ## Run every fuzz target for FUZZ_SECONDS (needs cargo-fuzz and a C++ compiler)
 	fuzz/run $(or $(FUZZ_SECONDS),60)
+
+fuzz-seeds: ## Write the fuzz targets' seeds that are made, not written, anew
+	WEFT_FUZZ_SEEDS=$(CURDIR)/fuzz/seeds $(CARGO) test --locked -p weft-config --test properties resources_
+	WEFT_FUZZ_SEEDS=$(CURDIR)/fuzz/seeds $(CARGO) test --locked -p weft-tests --test tree_fuzz_checks

@@ -102,6 +102,20 @@ fn spellings_that_any_of_several_parsers_reads_alike_are_one_path_to_policy() {
 }
 
 #[test]
+fn a_path_in_another_spelling_is_one_path_to_policy_or_refused() {
+    let mut random = Random(0x0123_4567_89ab_cdef);
+    let mut met = 0;
+    for _ in 0..150_000 {
+        let path = format!("/{}", random.text(PATH_PIECES, 6));
+        let steps: Vec<u8> =
+            (0..=random.below(8)).map(|_| u8::try_from(random.below(256)).unwrap()).collect();
+        let other = path_canonical::respelled(&path, &steps);
+        met += usize::from(other != path && path_canonical::meet(&path, &other));
+    }
+    assert!(met > 5_000, "two spellings of one path have met {met} times");
+}
+
+#[test]
 fn tokens_and_key_sets_have_one_spelling() {
     const PIECES: &[&str] = &[
         "eyJhbGciOiJFUzI1NiJ9",
@@ -196,11 +210,19 @@ fn resources_that_are_taken_survive_another_way_over_the_wire() {
     let mut files = read_directory(format!("{root}/examples/shop")).unwrap();
     let text = fs::read_to_string(format!("{root}/config/tests/good/base.yaml")).unwrap();
     files.push(SourceFile { name: "base.yaml".to_owned(), text });
-    let resources = resources(&compile(&files).mesh);
-    assert!(resources.len() > 20, "{} resources", resources.len());
+    let mut resources = resources(&compile(&files).mesh);
+    // Each example by itself, since several say what holds for the mesh.
+    for example in fs::read_dir(format!("{root}/examples")).unwrap() {
+        let Ok(files) = read_directory(example.unwrap().path()) else { continue };
+        resources.extend(self::resources(&compile(&files).mesh));
+    }
+    resources.sort();
+    resources.dedup();
+    assert!(resources.len() > 50, "{} resources", resources.len());
+    keep_as_seeds("wire_resource", resources.iter().map(|(kind, bytes)| [&[*kind], &**bytes].concat()));
     let mut random = Random(0xdead_beef_cafe_f00d);
     let (mut taken, mut tried) = (0, 0);
-    for _ in 0..1_500 {
+    for _ in 0..500 {
         for (kind, bytes) in &resources {
             let mut input = vec![*kind];
             input.extend(random.mutated(bytes));
@@ -209,6 +231,19 @@ fn resources_that_are_taken_survive_another_way_over_the_wire() {
         }
     }
     assert!(taken * 10 > tried && taken < tried, "{taken} of {tried} were taken");
+}
+
+// What a fuzzer begins with (`make fuzz-seeds`): few of each size, so that it is quick to go through them.
+fn keep_as_seeds(target: &str, seeds: impl IntoIterator<Item = Vec<u8>>) {
+    let Some(directory) = std::env::var_os("WEFT_FUZZ_SEEDS") else { return };
+    let directory = std::path::Path::new(&directory).join(target);
+    fs::create_dir_all(&directory).unwrap();
+    let mut seen = std::collections::HashSet::new();
+    for seed in seeds {
+        if seen.insert((seed[0], seed.len().ilog2())) {
+            fs::write(directory.join(format!("{:02}-{:03}", seed[0], seed.len())), seed).unwrap();
+        }
+    }
 }
 
 // Each as it goes over the wire, with the number of its kind.
@@ -220,6 +255,10 @@ fn resources(mesh: &Mesh) -> Vec<(u8, Vec<u8>)> {
     all.extend(mesh.routes.values().map(|held| Resource::Route(Arc::clone(held))));
     all.extend(mesh.authorizations.values().map(|held| Resource::Authorization(Arc::clone(held))));
     all.extend(mesh.peer_authentications.values().map(|held| Resource::PeerAuthentication(Arc::clone(held))));
+    all.extend(
+        mesh.request_authentications.values().map(|held| Resource::RequestAuthentication(Arc::clone(held))),
+    );
+    all.extend(mesh.traffic_policies.values().map(|held| Resource::TrafficPolicy(Arc::clone(held))));
     let number = |kind: Kind| Kind::ALL.iter().position(|held| *held == kind).unwrap();
     all.iter().map(|held| (u8::try_from(number(held.kind())).unwrap(), held.encode())).collect()
 }

@@ -26,6 +26,64 @@ pub(crate) fn check(path: &str) -> bool {
     true
 }
 
+/// The path as somebody would spell it who wants to be read otherwise than judged. Each step is an operation
+/// and a place.
+pub(crate) fn respelled(path: &str, steps: &[u8]) -> String {
+    let mut text = path.as_bytes().to_vec();
+    for step in steps.chunks_exact(2).take(8) {
+        let at = usize::from(step[1]) % text.len().max(1);
+        let Some(byte) = text.get(at).copied() else { break };
+        let slash = text[at..].iter().position(|byte| *byte == b'/').map(|found| at + found);
+        let behind = |insert: &'static [u8]| slash.map(|slash| (slash + 1..slash + 1, insert.to_vec()));
+        let instead = |piece: &'static [u8]| slash.map(|slash| (slash..slash + 1, piece.to_vec()));
+        let change = match step[0] % 14 {
+            0 => Some((at..at + 1, format!("%{byte:02X}").into_bytes())),
+            1 => Some((at..at + 1, format!("%{byte:02x}").into_bytes())),
+            2 => Some((at..at + 1, format!("%25{byte:02X}").into_bytes())),
+            3 => behind(b"/"),
+            4 => behind(b"./"),
+            5 => behind(b"x/../"),
+            6 => behind(b"%2e/"),
+            7 => behind(b"x/%2E%2e/"),
+            8 => instead(b"\\"),
+            9 => instead(b"%2f"),
+            10 => instead(b"%5C"),
+            11 => instead(b";a=b/"),
+            // An escape as what it stands for.
+            12 => match text.get(at..at + 3) {
+                Some([b'%', high, low]) => value(*high, *low).map(|value| (at..at + 3, vec![value])),
+                _ => None,
+            },
+            _ => Some((
+                at..at + 1,
+                if byte.is_ascii_lowercase() {
+                    vec![byte.to_ascii_uppercase()]
+                } else {
+                    vec![byte.to_ascii_lowercase()]
+                },
+            )),
+        };
+        if let Some((range, piece)) = change {
+            text.splice(range, piece);
+        }
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Holds two spellings against each other; says whether any parser reads them alike.
+pub(crate) fn meet(path: &str, other: &str) -> bool {
+    let (Ok(one), Ok(two)) = (canonical(path), canonical(other)) else { return false };
+    let mut met = false;
+    for (name, parser) in PARSERS {
+        let (Some(ours), Some(theirs)) = (parser(path), parser(other)) else { continue };
+        if ours == theirs {
+            assert_eq!(one, two, "{name} reads {path} and {other} alike, and policy does not");
+            met = true;
+        }
+    }
+    met
+}
+
 /// A parser of another house: what it makes of a path. `None`: it takes no such path.
 pub(crate) type Parser = (&'static str, fn(&str) -> Option<Vec<u8>>);
 

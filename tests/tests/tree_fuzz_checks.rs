@@ -83,6 +83,16 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     seeds
 }
 
+/// What a fuzzer begins with, where the tests make it (`make fuzz-seeds`).
+fn keep_as_seeds<'s>(target: &str, seeds: impl IntoIterator<Item = &'s Vec<u8>>) {
+    let Some(directory) = std::env::var_os("WEFT_FUZZ_SEEDS") else { return };
+    let directory = Path::new(&directory).join(target);
+    fs::create_dir_all(&directory).unwrap();
+    for (number, seed) in seeds.into_iter().enumerate() {
+        fs::write(directory.join(format!("{number:02}")), seed).unwrap();
+    }
+}
+
 /// Runs a check on seeds and what is near them; both what says something and what does not must be met.
 fn run(seeds: &[Vec<u8>], times: usize, check: impl Fn(&[u8]) -> bool) {
     let mut random = Random(0x2545_f491_4f6c_dd1d);
@@ -146,7 +156,9 @@ fn the_index_of_rules_finds_what_looking_at_all_of_them_finds() {
     let alone = policies.iter().map(|policy| [&part(policy)[..], request].concat());
     let pairs =
         policies.windows(2).map(|two| [&part(&two[0])[..], b"\x01", &part(&two[1]), request].concat());
-    run(&alone.chain(pairs).collect::<Vec<_>>(), 300, authorization::check);
+    let seeds: Vec<_> = alone.chain(pairs).collect();
+    keep_as_seeds("authorization", seeds.iter().step_by(seeds.len() / 12));
+    run(&seeds, 300, authorization::check);
 }
 
 #[test]
@@ -165,6 +177,7 @@ fn the_first_bytes_of_a_connection_mean_the_same_however_they_are_cut() {
         client.write_tls(&mut hello).unwrap();
         seeds.push(hello);
     }
+    keep_as_seeds("client_hello", &seeds);
     run(&seeds, 300, client_hello::check);
 }
 
