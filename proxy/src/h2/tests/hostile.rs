@@ -188,7 +188,8 @@ fn a_body_shorter_than_its_length_is_an_error_of_the_body() {
 /// Taken back one after the other, each after its handler ran, as the protocol library allows.
 #[test]
 fn a_client_that_keeps_taking_requests_back_loses_the_connection() {
-    run(async {
+    // The budget fills with time, of which a busy machine has more.
+    run_paused(async {
         let (near, far) = tokio::io::duplex(1 << 16);
         let running = Rc::new(Cell::new(0_usize));
         let most = Rc::new(Cell::new(0_usize));
