@@ -101,9 +101,12 @@ async fn a_rate_is_kept_and_who_exceeds_it_is_told_when_to_come_again() {
     let pushback: u64 =
         answer.field("grpc-retry-pushback-ms").expect("it is told").parse().expect("a number");
     assert!((1..=1_200_000).contains(&pushback), "{pushback}");
-    let logged = shop.mesh.proxy("shop/cart-1").access_log();
-    let detail = logged.iter().find_map(|line| line["detail"].as_str().map(str::to_owned));
-    assert_eq!(detail.as_deref(), Some("rate limit all"));
+    let detail = wait::eventually("the refusal is logged", async || {
+        let logged = shop.mesh.proxy("shop/cart-1").access_log();
+        logged.iter().find_map(|line| line["detail"].as_str().map(str::to_owned))
+    })
+    .await;
+    assert_eq!(detail, "rate limit all");
 }
 
 #[tokio::test]

@@ -109,11 +109,11 @@ async fn work_is_taken_back_when_its_deadline_passes() {
     let holder = Holder::start().await;
     let mesh = pair(holder.address(), "[{ timeouts: { request: 20s } }]").await;
     let web = mesh.client("shop/web-1");
-    let request = Request::get("http://cart.shop/").field(EXPECTED, "400");
+    let request = Request::get("http://cart.shop/").field(EXPECTED, "3000");
     web.send(&request).await.refused_with(Reason::RequestTimeout);
     holder.given_up(1).await;
     let client = Connection::open(web.address()).await;
-    let request = grpc("cart.shop", "/shop.Cart/Get").header("grpc-timeout", "400m").body(()).unwrap();
+    let request = grpc("cart.shop", "/shop.Cart/Get").header("grpc-timeout", "3000m").body(()).unwrap();
     let answer = client.start(request, true).await.unwrap().whole().await.unwrap();
     assert_eq!(answer.field("grpc-status"), Some("4"));
     assert_eq!(answer.field("x-weft-reason"), Some(Reason::RequestTimeout.label()));
@@ -141,7 +141,7 @@ async fn work_is_taken_back_when_its_caller_leaves() {
 #[tokio::test]
 async fn an_answer_that_is_not_over_in_time_is_cut() {
     let application = Application::start("cart-1").await;
-    let mesh = pair(application.address(), "[{ timeouts: { request: 2s } }]").await;
+    let mesh = pair(application.address(), "[{ timeouts: { request: 5s } }]").await;
     let web = mesh.client("shop/web-1");
     let client = Connection::open(web.address()).await;
     let request = grpc("cart.shop", "/shop.Cart/Watch").header("x-test-gate-body", "never").body(()).unwrap();
@@ -169,7 +169,7 @@ async fn the_server_s_side_ends_what_a_client_without_a_proxy_has_given_a_deadli
         .start()
         .await;
     let client = Connection::open(mesh.proxy("shop/cart-1").inbound()).await;
-    let request = grpc("cart.shop", "/shop.Cart/Get").header("grpc-timeout", "400m").body(()).unwrap();
+    let request = grpc("cart.shop", "/shop.Cart/Get").header("grpc-timeout", "3000m").body(()).unwrap();
     let answer = client.start(request, true).await.unwrap().whole().await.unwrap();
     assert_eq!(answer.field("grpc-status"), Some("4"));
     holder.given_up(1).await;
@@ -180,12 +180,11 @@ async fn the_server_s_side_ends_what_a_client_without_a_proxy_has_given_a_deadli
 #[tokio::test]
 async fn a_request_that_times_out_among_its_retries_is_recorded_with_all_its_tries() {
     let holder = Holder::start().await;
-    let rules =
-        "[{ timeouts: { request: 3s, backendRequest: 500ms }, retry: { attempts: 10, backoff: 1ms } }]";
+    let rules = "[{ timeouts: { request: 6s, backendRequest: 1s }, retry: { attempts: 10, backoff: 1ms } }]";
     let mesh = pair(holder.address(), rules).await;
     let start = std::time::Instant::now();
     mesh.client("shop/web-1").get("http://cart.shop/").await.refused_with(Reason::RequestTimeout);
-    assert!(start.elapsed() >= Duration::from_secs(2), "it had three seconds");
+    assert!(start.elapsed() >= Duration::from_secs(5), "it had six seconds");
     let logged = weft_tests::wait::eventually("it is logged", async || {
         mesh.proxy("shop/web-1").access_log().first().cloned()
     })
