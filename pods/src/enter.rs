@@ -46,7 +46,9 @@ pub fn show_names(file: &Path) -> io::Result<()> {
     Ok(mount(Some(file), HOSTS, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
 }
 
-fn map_users(user: u32, group: u32) -> io::Result<()> {
+/// Makes that user and group root of a user namespace that this process has just made, with all other users
+/// where that may be.
+pub fn map_users(user: u32, group: u32) -> io::Result<()> {
     let all = "0 0 4294967295";
     if user == 0 && fs::write("/proc/self/uid_map", all).is_ok() {
         return fs::write("/proc/self/gid_map", all);

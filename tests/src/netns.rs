@@ -1,9 +1,9 @@
 //! Pods out of network namespaces: real interfaces, real redirection, no root and no `ip`.
 //!
 //! A test calls [`isolated`]; its body then runs in a process of its own, root of fresh user and
-//! network namespaces. In there [`Network`] is a bridge and each [`Pod`] a further namespace on it,
-//! kept by a thread: what that thread creates (sockets, processes) lives in the pod, from wherever it
-//! is used later. All of it vanishes with the process.
+//! network namespaces. In there [`Network`] and [`Pod`] are those of `weft-pods` with what tests need besides:
+//! IPv6, sockets opened in every way, programs that run to their end. Where something is not to be had they
+//! panic. All of it vanishes with the process.
 
 pub mod nftables;
 pub mod wire;
@@ -12,19 +12,15 @@ use crate::process::Process;
 use crate::wait;
 use futures_util::TryStreamExt;
 use netlink_packet_route::address::AddressHeaderFlags;
-use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Uid, setfsuid};
-use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::cell::Cell;
-use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -43,13 +39,11 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Addresses of a pod are on-link in all of 10.0.0.0/8 and fd00::/8, so that pods can have any.
 const PREFIX: u8 = 8;
 
-type Job = Box<dyn FnOnce() + Send>;
-
 /// A bridge with pods on it.
 #[derive(Debug)]
 pub struct Network {
+    network: weft_pods::Network,
     handle: Handle,
-    bridge: u32,
     pods: Cell<u8>,
 }
 
@@ -57,11 +51,9 @@ pub struct Network {
 #[derive(Debug)]
 pub struct Pod {
     name: String,
-    number: u8,
     ipv4: Ipv4Addr,
     ipv6: Ipv6Addr,
-    jobs: mpsc::Sender<Job>,
-    namespace: File,
+    pod: weft_pods::Pod,
 }
 
 /// How a socket is opened.
@@ -159,57 +151,33 @@ pub fn program<F: Future<Output = ()>>(body: impl FnOnce() -> F) -> ExitCode {
 impl Network {
     /// A network without pods.
     pub async fn new() -> Self {
-        let handle = connection();
-        let bridge = LinkBridge::new("weft0").mcast_snooping(false).forward_delay(0).up().build();
-        handle.link().add(bridge).execute().await.expect("the kernel must make a bridge");
-        let bridge = index(&handle, "weft0").await;
-        Self { handle, bridge, pods: Cell::new(0) }
+        let network = weft_pods::Network::new().await.expect("the kernel must make a bridge");
+        Self { network, handle: connection(), pods: Cell::new(0) }
     }
 
     /// A pod at the next address.
     pub async fn pod(&self, name: &str) -> Pod {
         let number = self.pods.get() + 1;
         self.pods.set(number);
-        let pod = Pod::new(
-            name,
-            number,
-            Ipv4Addr::new(10, 77, 0, number),
-            Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.into()),
-        );
-        let (port, links) = (format!("pod{number}"), self.handle.link());
-        let made = links.add(LinkVeth::new(&port, "eth0").build()).execute().await;
-        made.expect("the kernel must make a pair of interfaces");
-        let inner = LinkUnspec::new_with_index(index(&self.handle, "eth0").await)
-            .setns_by_fd(pod.namespace.as_raw_fd());
-        links.change(inner.build()).execute().await.expect("an interface must move");
-        let outer = LinkUnspec::new_with_index(index(&self.handle, &port).await).controller(self.bridge).up();
-        links.change(outer.build()).execute().await.expect("an interface must join the bridge");
-        pod.within(|handle| async move {
-            for interface in ["lo", "eth0"] {
-                let up = LinkUnspec::new_with_index(index(&handle, interface).await).up();
-                handle.link().change(up.build()).execute().await.expect("an interface must go up");
-            }
-        });
-        pod.add_address(pod.ipv4.into());
-        pod.add_address(pod.ipv6.into());
+        let ipv4 = Ipv4Addr::new(10, 77, 0, number);
+        let ipv6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.into());
+        let pod = self.network.pod(ipv4).await.expect("the kernel must make a pod");
+        let pod = Pod { name: name.to_owned(), ipv4, ipv6, pod };
+        pod.add_address(ipv6.into());
         // So that a call to any address leaves, and can be redirected.
         pod.within(|handle| async move {
             let eth0 = index(&handle, "eth0").await;
-            let ipv4 = RouteMessageBuilder::<Ipv4Addr>::new().output_interface(eth0).build();
-            handle.route().add(ipv4).execute().await.expect("a default route must be taken");
             let ipv6 = RouteMessageBuilder::<Ipv6Addr>::new().output_interface(eth0).build();
             handle.route().add(ipv6).execute().await.expect("a default route must be taken");
         });
         pod
     }
-}
 
-impl Network {
     /// Takes a pod off the network as a node that is lost: nothing that it or anybody sends arrives, and
     /// nobody is told.
     pub async fn lose(&self, pod: &Pod) {
-        let port = format!("pod{}", pod.ipv4.octets()[3]);
-        let down = LinkUnspec::new_with_index(index(&self.handle, &port).await).down();
+        let port = index(&self.handle, pod.pod.outer_interface()).await;
+        let down = LinkUnspec::new_with_index(port).down();
         self.handle.link().change(down.build()).execute().await.expect("an interface must go down");
     }
 }
@@ -234,34 +202,9 @@ impl Pod {
         lists.iter().flat_map(|list| list.lines().skip(1)).filter(of_ports).map(ToOwned::to_owned).collect()
     }
 
-    fn new(name: &str, number: u8, ipv4: Ipv4Addr, ipv6: Ipv6Addr) -> Self {
-        let (jobs, queue) = mpsc::channel::<Job>();
-        let (made, namespace) = mpsc::channel();
-        // Detached: it ends when the pod, which holds the other end, is dropped.
-        std::thread::Builder::new()
-            .name(format!("pod {name}"))
-            .spawn(move || {
-                let entered = unshare(CloneFlags::CLONE_NEWNET)
-                    .map_err(io::Error::from)
-                    .and_then(|()| File::open("/proc/thread-self/ns/net"));
-                if made.send(entered).is_ok() {
-                    queue.into_iter().for_each(|job| job());
-                }
-            })
-            .expect("a thread must start");
-        let namespace =
-            namespace.recv().expect("a pod's thread must answer").expect("a namespace must be made");
-        Self { name: name.to_owned(), number, ipv4, ipv6, jobs, namespace }
-    }
-
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// The other end of its interface, in the test's own namespace.
-    pub fn outer_interface(&self) -> String {
-        format!("pod{}", self.number)
     }
 
     /// Its IPv4 address.
@@ -276,14 +219,8 @@ impl Pod {
 
     /// Does something in the pod, on its thread, one thing after the other.
     pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        let (done, outcome) = mpsc::channel();
-        let job: Job = Box::new(move || {
-            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
-            // Nobody waits any more only when the test is over.
-            let _ = done.send(caught);
-        });
-        self.jobs.send(job).expect("a pod's thread must live as long as the pod");
-        match outcome.recv().expect("a pod's thread must answer") {
+        let caught = self.pod.run(|| std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)));
+        match caught.expect("a pod's thread must live as long as the pod") {
             Ok(value) => value,
             Err(panic) => std::panic::resume_unwind(panic),
         }

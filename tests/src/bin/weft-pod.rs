@@ -30,14 +30,8 @@ fn enter() -> Result<ExitCode, String> {
     let (user, group) = (geteuid(), getegid());
     let spaces = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS;
     match unshare(CloneFlags::CLONE_NEWUSER | spaces) {
-        Ok(()) => {
-            // One's own group can be mapped only by who has given up changing groups.
-            fs::write("/proc/self/setgroups", "deny").map_err(|error| format!("setgroups: {error}"))?;
-            fs::write("/proc/self/uid_map", format!("0 {user} 1"))
-                .map_err(|error| format!("uid_map: {error}"))?;
-            fs::write("/proc/self/gid_map", format!("0 {group} 1"))
-                .map_err(|error| format!("gid_map: {error}"))?;
-        }
+        Ok(()) => weft_pods::map_users(user.as_raw(), group.as_raw())
+            .map_err(|error| format!("mapping users: {error}"))?,
         // Where user namespaces are switched off, root needs none.
         Err(_) if user.is_root() => unshare(spaces).map_err(|error| format!("pid namespace: {error}"))?,
         Err(error) => return Err(format!("user namespace: {error}")),
