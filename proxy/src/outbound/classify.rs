@@ -5,7 +5,7 @@
 //! proxy's `overloaded`) gets less for a while. Ejecting it would push its load onto the others, which are
 //! next.
 
-use super::balancer::Outcome;
+use super::replica::Outcome;
 use crate::h1::SendError;
 use crate::http::{Headers, Known, Response};
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //! atomics, looked up once per port and worker, and only where there is a limit.
 
 use super::Port;
-use super::balancer::Replica;
+use super::replica::Replica;
 use crate::worker::Worker;
 use std::collections::HashMap;
 use std::rc::Rc;

@@ -4,7 +4,7 @@
 //! its own with a deadline of its own, is not retried, and is left out, and counted, where too many are
 //! under way or the body is too long to be kept.
 
-use super::http::plain_wire;
+use super::tries::plain_wire;
 use super::{Port, affinity};
 use crate::http::{Body, Request, RequestHead};
 use crate::pool::Wire;

@@ -7,7 +7,8 @@
 //! other's tokens, before and after a restart.
 
 use super::Port;
-use super::balancer::{Balancer, Replica, SessionDigest};
+use super::balancer::Balancer;
+use super::replica::{Replica, SessionDigest};
 use crate::http::{Headers, Known};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

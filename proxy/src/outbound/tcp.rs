@@ -3,7 +3,7 @@
 //! Nothing of the bytes is looked at and nothing can be repeated, so a try is made again only while
 //! no byte has been taken from the application. The peer's proxy authorizes by identity and port.
 
-use super::balancer::{Outcome, Replica};
+use super::replica::{Outcome, Replica};
 use super::retry::TRIES_MAX;
 use super::{Port, affinity, limits};
 use crate::pool::InFlight;

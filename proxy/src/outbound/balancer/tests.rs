@@ -2,9 +2,12 @@
 //! task, no waiting.
 
 use super::*;
+use crate::pool::InFlight;
 use std::collections::BinaryHeap;
+use std::time::Duration;
 use weft_model::endpoints::Health as Ready;
-use weft_model::traffic::{HashOn, LoadBalancing};
+use weft_model::endpoints::Wire;
+use weft_model::traffic::{Algorithm, HashOn, LoadBalancing, ZonePreference};
 
 fn endpoint(number: usize, zone: &str, weight: u32) -> Arc<Endpoint> {
     Arc::new(Endpoint {
@@ -162,7 +165,7 @@ fn least_request_does_not_mind_latency_but_what_is_under_way() {
     let mut world = World::new(by(Algorithm::LeastRequest), "", all(2));
     let held: Vec<_> = (0..5).map(|_| world.pick().begin(world.now)).collect();
     let loads: Vec<usize> =
-        world.balancer.state.borrow().replicas.iter().map(|replica| replica.pool.in_flight()).collect();
+        world.balancer.candidates.borrow().replicas.iter().map(|replica| replica.pool.in_flight()).collect();
     assert_eq!(loads.iter().max().unwrap() - loads.iter().min().unwrap(), 1, "{loads:?}");
     drop(held);
 }
