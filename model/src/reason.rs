@@ -96,7 +96,8 @@ reasons! {
     ConnectionReset "connection_reset" 502 14 Server "The connection to the server ended before the answer did; the request may have been executed.";
     ApplicationUnreachable "application_unreachable" 503 14 Server "The proxy could not connect to its application.";
     InFlightLimit "in_flight_limit" 503 8 Mesh "The TrafficPolicy of the Service allows no more requests under way.";
-    QueueFull "queue_full" 503 8 Mesh "No endpoint is ready, and as many requests wait for one as may.";
+    ConnectionLimit "connection_limit" 503 8 Mesh "The TrafficPolicy of the Service allows no more connections, and none came free in time.";
+    QueueFull "queue_full" 503 8 Mesh "No endpoint is ready or no connection free, and as many requests wait for one as may.";
     RetryBudgetExhausted "retry_budget_exhausted" 503 14 Mesh "A retry was due and the retry budget is spent.";
     OriginalDestinationMissing "original_destination_missing" 503 14 Mesh "A redirected connection came without the destination it was meant for.";
     LoopDetected "loop_detected" 508 13 Configuration "The connection would lead back to this proxy.";

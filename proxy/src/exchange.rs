@@ -11,6 +11,7 @@ use crate::inbound::judge::Marks;
 use crate::inbound::revoke::Live;
 use crate::metrics::{Ends, Outcome};
 use crate::overload::limiter::Places;
+use crate::outbound::verdict::Verdict;
 use crate::pool::InFlight;
 use crate::timer::Timer;
 use crate::worker::Worker;
@@ -60,6 +61,8 @@ pub struct Record {
     pub deadline: Option<Deadline>,
     /// Its places at the application, where those are limited.
     pub places: Places,
+    /// What its end says of the endpoint, where that is not known from its head.
+    pub verdict: Option<Verdict>,
 }
 
 /// Bytes of a request's body.
@@ -158,8 +161,14 @@ pub fn observe(mut response: Response, record: Record) -> Response {
             observed.bytes = bytes.len() as u64;
             observed.tell(None);
         }
-        // A tunnel has no frames; it is told at once, and its bytes are not a body's.
-        Body::Tunnel(_) => observed.tell(None),
+        Body::Tunnel(_) => {
+            let in_flight = observed.record.as_mut().and_then(|record| record.in_flight.take());
+            // It has no frames: it is told at once, and its bytes are not a body's. Under way it is until it ends.
+            observed.tell(None);
+            if let (Body::Tunnel(tunnel), Some(in_flight)) = (&mut observed.body, in_flight) {
+                tunnel.held.push(Box::new(in_flight));
+            }
+        }
         _ => {
             if let Some(deadline) = observed.record.as_ref().and_then(|record| record.deadline) {
                 observed.timer.set_at(deadline.at());
@@ -184,9 +193,15 @@ struct Observed {
 
 impl Observed {
     fn tell(&mut self, broken: Option<Reason>) {
-        let Some(record) = self.record.take() else { return };
+        let Some(mut record) = self.record.take() else { return };
         // What is left of it lies with the client, who is given the time that any slow reader is.
         self.timer.clear();
+        if let Some(verdict) = record.verdict.take() {
+            match broken {
+                Some(reason) => verdict.broken(&record.worker, reason),
+                None => verdict.ended(&record.worker, self.grpc_status),
+            }
+        }
         let reason = record.reason.or(broken);
         let outcome =
             Outcome { status: self.status, grpc_status: self.grpc_status, reason, grpc: record.grpc };
@@ -232,9 +247,17 @@ impl Observed {
 }
 
 impl Observed {
+    /// Who ends it here is not its endpoint.
+    fn forget_verdict(&mut self) {
+        if let Some(record) = &mut self.record {
+            record.verdict = None;
+        }
+    }
+
     /// Ends it here: what it came from is dropped, and so taken back from whoever still makes it.
     fn cut(&mut self, reason: Reason) -> BodyError {
         self.body = Body::Empty;
+        self.forget_verdict();
         self.tell(Some(reason));
         BodyError::new(reason)
     }
@@ -250,6 +273,11 @@ impl LocalBody for Observed {
             Poll::Pending => {}
             Poll::Ready(Some(Ok(Frame::Data(data)))) => {
                 self.bytes += data.len() as u64;
+                if let Some(record) = &mut self.record
+                    && let Some(verdict) = record.verdict.take_if(|verdict| verdict.is_probe())
+                {
+                    verdict.serves(&record.worker);
+                }
                 if self.body.is_end() {
                     self.tell(None);
                 }
@@ -298,6 +326,7 @@ impl LocalBody for Observed {
 impl Drop for Observed {
     fn drop(&mut self) {
         // The client left before the end.
+        self.forget_verdict();
         self.tell(None);
     }
 }

@@ -56,7 +56,7 @@ pub struct Application {
 impl Application {
     /// The application at that address.
     pub fn new(address: SocketAddr) -> Self {
-        Self { pool: Pool::new(address, Dial::Plain, DIRECTION) }
+        Self { pool: Pool::new(address, Dial::Plain, DIRECTION, None) }
     }
 
     /// Connections to it.

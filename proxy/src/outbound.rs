@@ -11,6 +11,7 @@ pub mod balancer;
 pub mod budget;
 pub mod candidates;
 pub mod classify;
+pub mod connections;
 pub mod draw;
 pub mod ejection;
 pub mod faults;
@@ -28,6 +29,7 @@ pub mod retry;
 pub mod session;
 pub mod tcp;
 mod tries;
+pub mod verdict;
 
 use crate::detect::guess::{Guess, Kind};
 use crate::detect::{self, DEFAULT_SILENCE_MAX, Expect, Opening, Spoken};
@@ -43,11 +45,12 @@ use crate::worker::Worker;
 use balancer::{Balancer, Change};
 use budget::{Allowance, RetryBudget};
 use bytes::Bytes;
+use connections::Connections;
 use first::{DEFAULT_REFUSED_SILENCE_MAX, First};
 use http::Outbound;
 use limits::ServiceCounts;
 use replica::{Outcome, Trying};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
@@ -79,6 +82,7 @@ pub enum Target {
 }
 
 /// A port of a destination, as this worker calls it.
+#[derive(Clone)]
 pub struct Port {
     /// What the mesh says of it.
     pub model: Arc<DestinationPort>,
@@ -90,10 +94,14 @@ pub struct Port {
     pub allowance: Allowance,
     /// What is under way to its Service, in the whole process.
     pub counts: Arc<ServiceCounts>,
+    /// This worker's connections to it.
+    pub connections: Rc<Connections>,
     /// What metrics call it.
     pub labels: Arc<ServiceLabels>,
     /// What it turned out to speak, where that is not declared.
     pub guess: Rc<Guess>,
+    /// For which version of the policy its endpoints were looked for by who waits.
+    renewed: Rc<Cell<Option<u64>>>,
 }
 
 impl Port {
@@ -144,7 +152,8 @@ pub enum Found {
 /// Where a worker calls. Balancers live as long as their destination is known.
 #[derive(Default)]
 pub struct Destinations {
-    ports: RefCell<HashMap<(ResourceName, u16), Rc<Port>>>,
+    /// Views of each port: one as it was asked for, one as a backend.
+    ports: RefCell<HashMap<(ResourceName, u16), Vec<Rc<Port>>>>,
     others: RefCell<Vec<Weak<Pool>>>,
     /// Copies of requests under way.
     mirrors: mirror::Mirrors,
@@ -418,44 +427,63 @@ impl Destinations {
         destination.port(port).map(|model| self.of(worker, model)).ok_or(Reason::ServiceUnknown)
     }
 
-    /// This worker's view of a port. The balancer stays as the model changes.
+    /// This worker's view of a port. What was learned of the port stays as the model changes.
     pub fn of(&self, worker: &Worker, model: &Arc<DestinationPort>) -> Rc<Port> {
         let key = (model.destination.clone(), model.port);
         let mut ports = self.ports.borrow_mut();
-        let held = ports.get(&key);
-        if let Some(port) = held
-            && Arc::ptr_eq(&port.model, model)
-        {
+        let views = ports.entry(key).or_default();
+        if let Some(port) = views.iter().find(|port| Arc::ptr_eq(&port.model, model)) {
             return port.clone();
         }
+        // As it was asked for, with routes, or as a backend, without: both may be in use at once.
+        let replaced = views.iter().position(|port| port.model.is_backend == model.is_backend);
+        let replaced = replaced.map(|index| views.swap_remove(index));
+        let held = replaced.as_ref().or_else(|| views.first());
         // What was learned of a port holds for as long as what is told of it: endpoints may come and go.
         let guess = match held {
             Some(port) if Arc::ptr_eq(&port.model.service, &model.service) => port.guess.clone(),
             _ => Rc::default(),
         };
-        let (balancer, budget, counts, labels) = match held {
-            Some(port) => {
-                (port.balancer.clone(), port.budget.clone(), port.counts.clone(), port.labels.clone())
-            }
+        let allowance = model.traffic.retry_budget.as_ref().map_or_else(Allowance::default, Allowance::from);
+        let model = model.clone();
+        let port = match held {
+            Some(held) => Port { model, allowance, guess, ..(**held).clone() },
             None => {
                 let now = Instant::now();
-                let balancer = Rc::new(Balancer::new(server_name(model).into(), now));
-                let budget = worker.shared.budgets.of(&model.destination, model.port, now);
                 let counts = worker.shared.limits.of(&model.destination);
-                (balancer, budget, counts, Arc::new(labels(model)))
+                let connections = Connections::new(counts.clone());
+                let turn = worker.random.borrow_mut().below(usize::MAX);
+                let server_name = server_name(&model).into();
+                Port {
+                    balancer: Rc::new(Balancer::new(server_name, Some(connections.clone()), turn, now)),
+                    budget: worker.shared.budgets.of(&model.destination, model.port, now),
+                    allowance,
+                    counts,
+                    connections,
+                    labels: Arc::new(labels(&model)),
+                    guess,
+                    renewed: Rc::default(),
+                    model,
+                }
             }
         };
         let policy = worker.policy.current();
         let zone = policy.own.workload.as_ref().map_or("", |own| &*own.zone);
-        balancer.update(&model.endpoints, &model.traffic, zone, &worker.shared.tls, Instant::now());
-        let allowance = model.traffic.retry_budget.as_ref().map_or_else(Allowance::default, Allowance::from);
-        let port = Rc::new(Port { model: model.clone(), balancer, budget, allowance, counts, labels, guess });
-        ports.insert(key, port.clone());
+        let model = &port.model;
+        port.connections.limit(model.traffic.connections.connections_max);
+        port.balancer.update(&model.endpoints, &model.traffic, zone, &worker.shared.tls, Instant::now());
+        let port = Rc::new(port);
+        views.push(port.clone());
         port
     }
 
-    /// Has the balancer of a port learn what is known of its endpoints now.
+    /// Has the balancer of a port learn what is known of its endpoints now. Looked for once a version,
+    /// however many wait for it.
     pub fn renew(&self, worker: &Worker, port: &Port) {
+        let version = Some(worker.policy.version());
+        if port.renewed.replace(version) == version {
+            return;
+        }
         let policy = worker.policy.current();
         let is_it = |held: &&Arc<DestinationPort>| {
             held.port == port.model.port && held.destination == port.model.destination
@@ -475,6 +503,17 @@ impl Destinations {
         self.others.borrow_mut().push(Rc::downgrade(pool));
     }
 
+    /// Closes what lies idle and someone elsewhere waits for.
+    pub fn give_up_wanted(&self) {
+        for port in self.ports.borrow().values().filter_map(|views| views.first()) {
+            for _ in 0..port.connections.wanted_elsewhere() {
+                if !port.balancer.give_up_idle() {
+                    break;
+                }
+            }
+        }
+    }
+
     /// Closes what lay idle too long, and forgets ports of which nothing is known any more.
     pub fn sweep(&self, policy: &Policy) {
         let now = Instant::now();
@@ -490,7 +529,7 @@ impl Destinations {
         }
         let mut ports = self.ports.borrow_mut();
         ports.retain(|(name, port), _| known.contains_key(&(name, *port)));
-        for port in ports.values() {
+        for port in ports.values().filter_map(|views| views.first()) {
             port.balancer.for_each_pool(|pool| pool.sweep(now));
         }
         self.others.borrow_mut().retain(|pool| match pool.upgrade() {

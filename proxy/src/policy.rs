@@ -157,6 +157,8 @@ pub struct DestinationPort {
     pub endpoints: Arc<EndpointSet>,
     /// How its callers treat it. The same `Arc` for as long as nothing in it changes.
     pub traffic: Arc<Traffic>,
+    /// Whether this is the port without routes, as backends are. Of a port that has some, both are in use.
+    pub is_backend: bool,
     /// Whether a backend has sessions by a policy of its own.
     pub backend_sessions: bool,
     /// A resource that it names and that is not held or not understood: every request fails.

@@ -16,12 +16,14 @@ use crate::h1::{self, Delivered, Recycle, SendError};
 use crate::h2;
 use crate::http::{Known, Limits, Request, Response};
 use crate::metrics::Direction;
+use crate::outbound::connections::Connections;
 use crate::outbound::limits::Place;
 use crate::stream::Stream;
 use crate::tls::{Connector, MeshAlpn};
 use crate::worker::Worker;
 use idle::{IDLE_AGE_MAX, IdleAge};
 use leaving::Leaving;
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
@@ -57,6 +59,8 @@ pub enum Wire {
     Http1,
     /// Multiplexed.
     Http2,
+    /// A connection of its own: opaque bytes.
+    Opaque,
 }
 
 /// How to get a connection.
@@ -91,7 +95,12 @@ pub struct Pool {
     limits: Rc<Limits>,
     /// What the peer's proxy said of its drain: others are the better choice then.
     leaving: Leaving,
+    /// What its connections are counted by.
+    connections: Option<Rc<Connections>>,
 }
+
+/// What is to be given back when a connection is closed.
+pub type Held = Option<Box<dyn Any>>;
 
 /// A request in flight: lowers the count when dropped.
 pub struct InFlight {
@@ -120,7 +129,12 @@ impl Drop for InFlight {
 
 impl Pool {
     /// An empty pool.
-    pub fn new(address: SocketAddr, dial: Dial, direction: Direction) -> Rc<Self> {
+    pub fn new(
+        address: SocketAddr,
+        dial: Dial,
+        direction: Direction,
+        connections: Option<Rc<Connections>>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             address,
             idle_age: IdleAge::new(matches!(dial, Dial::Mesh { .. })),
@@ -135,6 +149,7 @@ impl Pool {
             dials: Cell::new(0),
             limits: Rc::default(),
             leaving: Leaving::default(),
+            connections,
         })
     }
 
@@ -186,10 +201,39 @@ impl Pool {
 
     fn takes_http2(&self, wire: Wire) -> bool {
         match (wire, &self.dial) {
-            (Wire::Http1, _) | (Wire::Any, Dial::Plain) => false,
+            (Wire::Http1 | Wire::Opaque, _) | (Wire::Any, Dial::Plain) => false,
             (Wire::Http2, _) => true,
-            (Wire::Any, Dial::Mesh { .. }) => self.in_flight.get() >= H2_IN_FLIGHT_MIN,
+            // Where connections are few, they are shared.
+            (Wire::Any, Dial::Mesh { .. }) => self.in_flight.get() >= H2_IN_FLIGHT_MIN || self.is_limited(),
         }
+    }
+
+    fn is_limited(&self) -> bool {
+        self.connections.as_ref().is_some_and(|connections| connections.is_limited())
+    }
+
+    /// Whether a request would find a connection to use.
+    pub fn has_free(&self, wire: Wire) -> bool {
+        if wire == Wire::Opaque {
+            return false;
+        }
+        if self.takes_http2(wire) {
+            return self.shared.borrow().iter().any(|held| held.is_open() && held.has_room());
+        }
+        !self.idle.borrow().is_empty()
+    }
+
+    /// Closes one connection that is not used, if there is one.
+    pub fn give_up_idle(&self) -> bool {
+        // The one that lay idle longest.
+        let mut idle = self.idle.borrow_mut();
+        if !idle.is_empty() {
+            drop(idle.remove(0));
+            return true;
+        }
+        let mut shared = self.shared.borrow_mut();
+        let unused = shared.iter().position(|connection| connection.in_flight() == 0);
+        unused.map(|index| drop(shared.swap_remove(index))).is_some()
     }
 
     async fn send_http1(
@@ -223,11 +267,11 @@ impl Pool {
             }
         }
         // Boxed: a new connection is rare, and its handshake would lie in every request's future.
-        let stream = match Box::pin(self.connect(worker, MeshAlpn::Http1)).await {
-            Ok(stream) => stream,
+        let (stream, held) = match Box::pin(self.connect(worker, MeshAlpn::Http1)).await {
+            Ok(connected) => connected,
             Err(reason) => return Err(undelivered(reason, request)),
         };
-        let mut connection = h1::ClientConnection::new(stream, self.limits.clone());
+        let mut connection = h1::ClientConnection::new(stream, self.limits.clone()).holding(held);
         if matches!(self.dial, Dial::Mesh { .. }) {
             connection = connection.to_mesh();
         }
@@ -351,30 +395,38 @@ impl Pool {
     }
 
     async fn connect_http2(self: &Rc<Self>, worker: &Rc<Worker>) -> Result<h2::ClientConnection, Reason> {
-        let stream = self.connect(worker, MeshAlpn::H2).await?;
+        let (stream, held) = self.connect(worker, MeshAlpn::H2).await?;
         let settings = match self.dial {
             Dial::Mesh { .. } => h2::Settings::mesh(),
             Dial::Plain => h2::Settings::client(),
         };
         let (connection, driver) = h2::ClientConnection::handshake(stream, &settings).await?;
-        spawn_local("http2 client", driver);
+        if let Some(connections) = self.connections.clone() {
+            connection.tell_room(Rc::new(move || connections.freed()));
+        }
+        spawn_local("http2 client", async move {
+            driver.await;
+            drop(held);
+        });
         Ok(connection)
     }
 
     /// Makes a connection for opaque bytes.
-    pub async fn connect_opaque(&self, worker: &Rc<Worker>) -> Result<Stream, Reason> {
+    pub async fn connect_opaque(&self, worker: &Rc<Worker>) -> Result<(Stream, Held), Reason> {
         self.connect(worker, MeshAlpn::Tcp).await
     }
 
     /// Takes in a connection that was made and on which nothing was said. One between proxies was made
     /// for opaque bytes and serves nothing else: it is closed.
-    pub fn adopt(&self, stream: Stream) {
+    pub fn adopt(&self, stream: Stream, held: Held) {
         if matches!(self.dial, Dial::Plain) {
-            self.recycle(h1::ClientConnection::new(stream, self.limits.clone()));
+            self.recycle(h1::ClientConnection::new(stream, self.limits.clone()).holding(held));
         }
     }
 
-    async fn connect(&self, worker: &Rc<Worker>, alpn: MeshAlpn) -> Result<Stream, Reason> {
+    async fn connect(&self, worker: &Rc<Worker>, alpn: MeshAlpn) -> Result<(Stream, Held), Reason> {
+        // Before anything is dialled: at its limit the Service hears nothing of it.
+        let place = self.connections.as_ref().map(Connections::enter).transpose()?;
         self.dials.set(self.dials.get() + 1);
         let made = self.try_connect(worker, alpn).await;
         let outcome = match &made {
@@ -382,7 +434,7 @@ impl Pool {
             Err(reason) => reason.label(),
         };
         worker.connections.dialled(self.direction, outcome);
-        made
+        made.map(|stream| (stream, place.map(|place| Box::new(place) as Box<dyn Any>)))
     }
 
     async fn try_connect(&self, worker: &Rc<Worker>, alpn: MeshAlpn) -> Result<Stream, Reason> {
@@ -451,9 +503,16 @@ impl Recycle for Pool {
         if let Some(timeout) = connection.peer_idle_timeout() {
             self.idle_age.stated(timeout);
         }
+        if self.connections.as_ref().is_some_and(|connections| connections.wanted_elsewhere() > 0) {
+            return;
+        }
         let mut idle = self.idle.borrow_mut();
         if idle.len() < IDLE_MAX {
             idle.push((Instant::now(), connection));
+            drop(idle);
+            if let Some(connections) = &self.connections {
+                connections.freed();
+            }
         }
     }
 }

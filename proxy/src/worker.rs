@@ -135,6 +135,13 @@ pub async fn run(index: WorkerIndex, shared: Arc<Shared>, listeners: Listeners) 
             sweeper.connections.places(guards.places());
         }
     });
+    let giver = worker.clone();
+    let give = spawn_local("connections wanted", async move {
+        let mut wanted = giver.shared.limits.wanted();
+        while wanted.changed().await.is_ok() {
+            giver.destinations.give_up_wanted();
+        }
+    });
     let follower = worker.clone();
     let follow = spawn_local("revocation", async move { follower.live.follow(&follower.policy).await });
     for task in accepting {
@@ -145,6 +152,7 @@ pub async fn run(index: WorkerIndex, shared: Arc<Shared>, listeners: Listeners) 
     // Connections hold their own watch of the drain; the runtime outlives this until they are done.
     drain.forced().await;
     sweep.abort();
+    give.abort();
     follow.abort();
 }
 

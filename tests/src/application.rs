@@ -16,7 +16,7 @@
 //! Fields: `x-request-id` goes into the ledger; `x-test-gate: G` waits before the answer until
 //! [`Application::open`] is called with G, `x-test-gate-body: G` after the answer's head and first
 //! piece; `x-test-field: Name=value` adds a field to the answer; `x-test-phrase` sets the reason
-//! phrase; `x-test-grpc-status` the gRPC status; `x-test-status: NAME=N` has the application of that name
+//! phrase; `x-test-grpc-status` the gRPC status (`NAME=N`: of the application of that name); `x-test-status: NAME=N` has the application of that name
 //! answer with status N.
 
 mod http1;

@@ -3,11 +3,18 @@
 //! Fairness is shown by the order in which the application sees requests, not by time; times are counted in
 //! the simulation in `proxy/src/overload/limiter.rs`.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use weft_model::reason::Reason;
 use weft_tests::application::Application;
 use weft_tests::client::{Client, Request, Response};
 use weft_tests::http2::{Connection, grpc};
 use weft_tests::mesh::{Builder, Mesh, Workload};
+use weft_tests::traffic::Traffic;
 use weft_tests::wait;
 
 const CART: &str = "http://cart.shop/items";
@@ -271,4 +278,59 @@ async fn a_changed_policy_holds_for_connections_that_are_open() {
     let connections: std::collections::BTreeSet<_> =
         shop.cart.requests().iter().map(|seen| seen.connection).collect();
     assert_eq!(connections.len(), 1, "nothing was closed for it");
+}
+
+/// An application that works on every request for as long as it is told, in milliseconds.
+async fn working(takes: Arc<AtomicU64>) -> SocketAddr {
+    async fn serve(mut stream: TcpStream, takes: &AtomicU64) -> std::io::Result<()> {
+        let mut head = Vec::new();
+        loop {
+            while !head.ends_with(b"\r\n\r\n") {
+                if stream.read_buf(&mut head).await? == 0 {
+                    return Ok(());
+                }
+            }
+            head.clear();
+            // Its work.
+            tokio::time::sleep(Duration::from_millis(takes.load(Ordering::Relaxed))).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone").await?;
+        }
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    wait::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let takes = takes.clone();
+            // How a connection ends is its client's to say.
+            wait::spawn(async move { _ = serve(stream, &takes).await });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_adaptive_limit_falls_when_the_application_gets_slow_and_rises_again_when_it_recovers() {
+    // Far above what a busy machine adds to each request, and six times that.
+    const WELL: u64 = 100;
+    const SLOW: u64 = 600;
+    let takes = Arc::new(AtomicU64::new(WELL));
+    let address = working(takes.clone()).await;
+    let sections = "concurrency: { adaptive: { min: 2, max: 12 }, queue: 100, wait: 60s }";
+    let mesh = Builder::default()
+        .service("shop/cart")
+        .workload(Workload::new("shop/cart-1").serves(address))
+        .workload(Workload::new("shop/web-1"))
+        .policy("traffic", &policy(sections))
+        .start()
+        .await;
+    let places = async || mesh.proxy("shop/cart-1").metrics().await.sum("weft_inbound_places", &[]);
+    // More than it may ever be given at once, so that the limit is what holds them back.
+    let traffic = Traffic::start(mesh.client("shop/web-1"), 24, |id| Request::get(CART).id(id));
+    wait::until("it bears much", async || places().await >= 10.0).await;
+    takes.store(SLOW, Ordering::Relaxed);
+    wait::until("it is given less", async || (2.0..=7.0).contains(&places().await)).await;
+    takes.store(WELL, Ordering::Relaxed);
+    wait::until("it is given more again", async || places().await >= 10.0).await;
+    // All of them waited their turn.
+    traffic.stop().await.all_succeeded();
 }

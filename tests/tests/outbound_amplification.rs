@@ -1,7 +1,7 @@
 //! Failures that stay small: how much more a failing service gets to do because its callers try again.
 //!
 //! Chains of real proxies, each service with a route that asks for retries. Without the marks of decision
-//! 0039 each layer would add its fifth, or its floor. Scale: hundreds of requests where the field notes speak of
+//! 0039 each layer would add its fifth, or its floor. Scale: a thousand requests where the field notes speak of
 //! 500 a second; the budget itself is simulated for minutes in `proxy/src/outbound/budget.rs`.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use weft_tests::relay::Relay;
 use weft_tests::traffic::Traffic;
 
 /// What a failing chain is asked for, over all callers.
-const REQUESTS: u64 = 200;
+const REQUESTS: u64 = 1_000;
 
 /// Retries of one destination that are always allowed in ten seconds, unless a policy says otherwise.
 const FLOOR: u64 = 30;

@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use weft_model::reason::Reason;
 use weft_tests::application::Application;
@@ -44,6 +44,30 @@ async fn replicas(count: usize, builder: impl FnOnce(Builder) -> Builder) -> (Me
     (builder(all).start().await, applications)
 }
 
+/// The same without proxies beside the replicas, so that they are spoken to in HTTP/1.1.
+async fn plain(count: usize, sections: &str) -> (Mesh, Vec<Application>) {
+    let mut applications = Vec::new();
+    let mut all = Builder::default()
+        .service("shop/cart")
+        .workload(Workload::new("shop/web-1").calls("shop/cart", 80))
+        .policy("traffic", &policy(sections));
+    for number in 1..=count {
+        let application = Application::start(&format!("cart-{number}")).await;
+        let workload = Workload::new(&format!("shop/cart-{number}"));
+        all = all.workload(workload.serves(application.address()).not_injected());
+        applications.push(application);
+    }
+    (all.start().await, applications)
+}
+
+/// How many connections the applications have seen.
+fn connections(applications: &[Application]) -> usize {
+    let of = |application: &Application| {
+        application.requests().iter().map(|request| request.connection).collect::<BTreeSet<_>>().len()
+    };
+    applications.iter().map(of).sum()
+}
+
 /// How many of the requests each application has seen.
 fn shares(applications: &[Application]) -> Vec<usize> {
     applications.iter().map(|application| application.requests().len()).collect()
@@ -52,7 +76,11 @@ fn shares(applications: &[Application]) -> Vec<usize> {
 #[tokio::test]
 async fn grpc_calls_of_one_connection_spread_evenly() {
     const CALLS: usize = 3_000;
-    let (mesh, applications) = replicas(3, |builder| builder.with_protocol("grpc")).await;
+    // By turns, so that it is exact however busy the machine is: the default looks at latency, too, and its
+    // spread is shown by simulation (`balancer/tests.rs`).
+    let sections = "loadBalancing: { algorithm: RoundRobin }";
+    let (mesh, applications) =
+        replicas(3, |builder| builder.with_protocol("grpc").policy("traffic", &policy(sections))).await;
     let connection = Connection::open(mesh.client_of("shop/web-1", "shop/cart").address()).await;
     let call = async || {
         let request = grpc("cart.shop", "/shop.Cart/Get").body(()).expect("a request");
@@ -66,13 +94,14 @@ async fn grpc_calls_of_one_connection_spread_evenly() {
     let shares = shares(&applications);
     assert_eq!(shares.iter().sum::<usize>(), CALLS);
     for share in &shares {
-        assert!(share.abs_diff(CALLS / 3) <= CALLS / 30, "more than 10 % from even: {shares:?}");
+        assert!(share.abs_diff(CALLS / 3) <= 1, "each call goes to the next: {shares:?}");
     }
 }
 
 #[tokio::test]
 async fn with_half_of_the_replicas_silently_dead_hardly_a_request_fails_after_three_seconds() {
-    let rules = "[{ timeouts: { request: 10s, backendRequest: 1s }, retry: { attempts: 3, backoff: 10ms } }]";
+    // A busy machine may be late once; four tries in a row it is not.
+    let rules = "[{ timeouts: { request: 60s, backendRequest: 2s }, retry: { attempts: 3, backoff: 10ms } }]";
     let (mesh, _applications) =
         replicas(4, |builder| builder.policy("route", &route("cart", "cart", rules))).await;
     let get = |id: &str| Request::get(CART).id(id);
@@ -82,8 +111,16 @@ async fn with_half_of_the_replicas_silently_dead_hardly_a_request_fails_after_th
     for uid in frozen {
         mesh.proxy(uid).process().signal(Signal::SIGSTOP);
     }
-    // The claim is about what is three seconds later.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // Three seconds of requests, as callers have them; then what the claim is about.
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(3) {
+        before.more(1).await;
+    }
+    wait::until("both are ejected", async || {
+        let metrics = mesh.proxy("shop/web-1").metrics().await;
+        metrics.sum("weft_outbound_endpoints_ejected", &[]) >= 2.0
+    })
+    .await;
     let after = Traffic::start(mesh.client("shop/web-1"), 8, get);
     after.more(2_000).await;
     let (before, after) = (before.stop().await, after.stop().await);
@@ -93,8 +130,6 @@ async fn with_half_of_the_replicas_silently_dead_hardly_a_request_fails_after_th
     let total = after.succeeded.len() + after.failed.len();
     assert!(after.failed.len() * 1_000 < total, "{} of {total}: {:?}", after.failed.len(), after.counts);
     assert!(before.succeeded.len() > 500, "{:?}", before.counts);
-    let metrics = mesh.proxy("shop/web-1").metrics().await;
-    assert!(metrics.sum("weft_outbound_ejections_total", &[]) >= 2.0, "they are ejected");
 }
 
 #[tokio::test]
@@ -153,8 +188,8 @@ async fn a_key_leads_to_one_replica_whichever_connection_it_comes_on() {
     let (mesh, applications) = replicas(3, |builder| builder.policy("traffic", &policy(sections))).await;
     let client = mesh.client("shop/web-1");
     let mut owners = BTreeMap::new();
-    for round in 0..5 {
-        for user in 0..24 {
+    for round in 0..3 {
+        for user in 0..200 {
             let user = format!("user-{user}");
             let response = client.send(&Request::get(CART).field("x-user", &user)).await;
             response.passed();
@@ -186,6 +221,147 @@ async fn more_than_may_be_under_way_is_refused_before_anything_is_sent() {
         wait::within("it is answered", request).await.expect("no panic in a client").passed();
     }
     wait::until("places come back", async || client.get(CART).await.status() == 200).await;
+}
+
+#[tokio::test]
+async fn a_websocket_is_under_way_until_it_ends() {
+    let (mesh, _applications) = plain(1, "connections: { maxInFlight: 1 }").await;
+    let client = mesh.client("shop/web-1");
+    client.get(CART).await.passed();
+    let mut connection = client.connect().await.expect("the proxy is there");
+    let request = Request::get("http://cart.shop/socket")
+        .field("Connection", "Upgrade")
+        .field("Upgrade", "websocket")
+        .field("Sec-WebSocket-Version", "13")
+        .field("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+    connection.begin(&request).await.expect("a request is sent");
+    assert_eq!(connection.head().await.expect("an answer").status(), 101);
+    for _ in 0..10 {
+        client.get(CART).await.refused_with(Reason::InFlightLimit);
+    }
+    drop(connection);
+    wait::until("its place comes back", async || client.get(CART).await.status() == 200).await;
+}
+
+#[tokio::test]
+async fn there_are_no_more_connections_than_the_policy_says_and_requests_wait_for_one() {
+    let (mesh, applications) = plain(2, "connections: { maxConnections: 2, waitFor: 60s }").await;
+    // One connection of the client, so one worker.
+    let client = Connection::open(mesh.client_of("shop/web-1", "shop/cart").address()).await;
+    for _ in 0..20 {
+        let all = (0..20).map(|_| client.get("http://cart.shop/items", &[]));
+        for answer in join_all(all).await {
+            assert_eq!(answer.expect("an answer").status(), 200);
+        }
+    }
+    assert_eq!(shares(&applications).iter().sum::<usize>(), 400);
+    // Each is kept and used again, so there were never more at once than there were altogether.
+    assert!(connections(&applications) <= 2, "{}", connections(&applications));
+}
+
+#[tokio::test]
+async fn who_finds_no_connection_in_time_is_told_and_nothing_was_sent() {
+    let (mesh, applications) =
+        plain(2, "connections: { maxConnections: 2, waitFor: 60s, maxPending: 1 }").await;
+    let client = mesh.client("shop/web-1");
+    let held = |gate: &str| {
+        let request = Request::get(CART).field("x-test-gate", gate);
+        wait::spawn(async move { client.send(&request).await })
+    };
+    let holding = [held("hold"), held("hold")];
+    wait::until("both are under way", async || shares(&applications).iter().sum::<usize>() == 2).await;
+    let waits = wait::spawn(async move { client.send(&Request::post(CART, "order").id("waits")).await });
+    let labels = [("destination_service_name", "cart"), ("destination_service_namespace", "shop")];
+    let proxy = mesh.proxy("shop/web-1");
+    wait::until("one waits", async || {
+        proxy.metrics().await.sum("weft_outbound_requests_waiting", &labels) >= 1.0
+    })
+    .await;
+    client.send(&Request::get(CART).id("full")).await.refused_with(Reason::QueueFull);
+    mesh.write_policy("traffic", &policy("connections: { maxConnections: 2, waitFor: 100ms }"));
+    wait::until("the shorter wait holds", async || {
+        client.send(&Request::get(CART).id("late")).await.reason() == Some(Reason::ConnectionLimit)
+    })
+    .await;
+    client.send(&Request::get(CART).id("late")).await.refused_with(Reason::ConnectionLimit);
+    let seen = |id: &str| applications.iter().map(|application| application.count(id)).sum::<usize>();
+    assert_eq!((seen("waits"), seen("full"), seen("late")), (0, 0, 0));
+    applications.iter().for_each(|application| application.open("hold"));
+    for request in holding.into_iter().chain([waits]) {
+        wait::within("it is answered", request).await.expect("no panic in a client").passed();
+    }
+    assert_eq!(seen("waits"), 1);
+    assert_eq!(proxy.metrics().await.sum("weft_outbound_requests_waiting", &labels), 0.0);
+}
+
+#[tokio::test]
+async fn a_connection_that_lies_idle_with_one_worker_or_endpoint_is_given_up_for_another() {
+    let sections = "connections: { maxConnections: 1, waitFor: 60s }\n\
+                    loadBalancing: { algorithm: ConsistentHash, hash: { header: x-user } }";
+    let (mesh, applications) = plain(3, sections).await;
+    let client = mesh.client("shop/web-1");
+    for number in 0..60 {
+        // A connection of its own each: whichever worker takes it, and whichever endpoint its key leads to.
+        let request = Request::get(CART).field("x-user", &format!("user-{}", number % 20));
+        client.send(&request).await.passed();
+    }
+    assert!(shares(&applications).iter().all(|share| *share > 0), "{:?}", shares(&applications));
+    let metrics = mesh.proxy("shop/web-1").metrics().await;
+    assert_eq!(metrics.sum("weft_outbound_requests_waiting", &[]), 0.0);
+}
+
+#[tokio::test]
+async fn between_proxies_requests_share_the_few_connections_that_there_may_be() {
+    let (mesh, applications) =
+        replicas(1, |builder| builder.policy("traffic", &policy("connections: { maxConnections: 1 }"))).await;
+    let client = Connection::open(mesh.client_of("shop/web-1", "shop/cart").address()).await;
+    client.get(CART, &[]).await.expect("an answer");
+    let all: Vec<_> = (0..20)
+        .map(|_| {
+            let client = client.clone();
+            wait::spawn(async move { client.get(CART, &[("x-test-gate", "all")]).await })
+        })
+        .collect();
+    wait::until("all are under way at once", async || shares(&applications) == [21]).await;
+    applications[0].open("all");
+    for answer in all {
+        let answer = wait::within("it is answered", answer).await.expect("no panic in a client");
+        assert_eq!(answer.expect("an answer").status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_grpc_failure_in_trailers_ejects_as_one_in_the_head_does() {
+    let sections = "loadBalancing: { algorithm: RoundRobin }\n\
+                    ejection: { consecutiveFailures: 3, baseTime: 1h, maxTime: 1h, maxPercent: 50 }";
+    let builder = |builder: Builder| builder.with_protocol("grpc").policy("traffic", &policy(sections));
+    let (mesh, applications) = replicas(3, builder).await;
+    // One connection, so one worker, which alone judges.
+    let connection = Connection::open(mesh.client_of("shop/web-1", "shop/cart").address()).await;
+    let call = async |status: &str| {
+        let request = grpc("cart.shop", "/shop.Cart/Get").header("x-test-grpc-status", status);
+        let request = request.body(()).expect("a request");
+        let mut exchange = connection.start(request, false).await.expect("a stream");
+        exchange.send.send_data(frame(b"x"), true).expect("the message is sent");
+        let answer = exchange.whole().await.expect("an answer");
+        assert!(answer.head.headers().get("grpc-status").is_none(), "the status comes behind the message");
+        answer.field("grpc-status").expect("a status").to_owned()
+    };
+    // The request's doing, as most statuses are; and one that only an owner would count.
+    for status in ["cart-2=5", "cart-2=13"] {
+        for _ in 0..30 {
+            call(status).await;
+        }
+    }
+    assert!(applications[1].requests().len() >= 20, "it is used on: {:?}", shares(&applications));
+    let seen = applications[1].requests().len();
+    let mut failed = 0;
+    for _ in 0..60 {
+        failed += usize::from(call("cart-2=14").await == "14");
+    }
+    assert_eq!((failed, applications[1].requests().len()), (3, seen + 3), "three, and it is left alone");
+    let metrics = mesh.proxy("shop/web-1").metrics().await;
+    assert_eq!(metrics.sum("weft_outbound_ejections_total", &[("cause", "consecutive")]), 1.0);
 }
 
 #[tokio::test]

@@ -1,14 +1,16 @@
 //! Servers that misbehave: each gets a defined answer, and nothing of it stays behind.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use weft_model::reason::Reason;
 use weft_tests::client::Request;
+use weft_tests::http2::Connection;
 use weft_tests::mesh::{Builder, Mesh, Workload, route};
+use weft_tests::raw_http2::{END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREFACE, SETTINGS};
 use weft_tests::wait;
 
 /// A server that does what the path says, and how many of its connections are open.
@@ -19,17 +21,28 @@ struct Misbehaving {
 
 impl Misbehaving {
     async fn start() -> Self {
+        Self::serving(|_, stream| serve(stream)).await
+    }
+
+    /// One whose connections, counted from 1, are served so.
+    async fn serving<F>(serve: impl Fn(usize, TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = std::io::Result<()>> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let open = Arc::<AtomicUsize>::default();
         let counted = open.clone();
         wait::spawn(async move {
+            let mut number = 0;
             while let Ok((stream, _)) = listener.accept().await {
                 let counted = counted.clone();
                 counted.fetch_add(1, Ordering::SeqCst);
+                number += 1;
+                let served = serve(number, stream);
                 wait::spawn(async move {
                     // How it ends is the proxy's to bear.
-                    let _ = serve(stream).await;
+                    let _ = served.await;
                     counted.fetch_sub(1, Ordering::SeqCst);
                 });
             }
@@ -88,6 +101,59 @@ async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
+/// An HTTP/2 server that has enough of its first connection: it says GOAWAY at the fourth request, that it
+/// takes the first two of them, and answers those. On other connections it answers what comes. `executed` is
+/// told of each request that was answered, by connection and stream.
+async fn goes_away(
+    connection: usize,
+    mut stream: TcpStream,
+    executed: Arc<Mutex<Vec<(usize, u32)>>>,
+) -> std::io::Result<()> {
+    const SETTINGS_ACK: u8 = 1;
+    const PING: u8 = 6;
+    let frame = |kind: u8, flags: u8, id: u32, payload: &[u8]| {
+        let mut frame = u32::try_from(payload.len()).expect("a short frame").to_be_bytes()[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(id.to_be_bytes());
+        frame.extend(payload);
+        frame
+    };
+    // `:status: 200` has an index of its own.
+    let answer = |id| frame(HEADERS, END_STREAM | END_HEADERS, id, &[0x88]);
+    stream.read_exact(&mut [0; PREFACE.len()]).await?;
+    stream.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
+    let mut held = Vec::new();
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await?;
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        stream.read_exact(&mut payload).await?;
+        let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        match head[3] {
+            SETTINGS if head[4] & SETTINGS_ACK == 0 => {
+                stream.write_all(&frame(SETTINGS, SETTINGS_ACK, 0, &[])).await?;
+            }
+            PING if head[4] == 0 => stream.write_all(&frame(PING, 1, 0, &payload)).await?,
+            HEADERS if connection > 1 => {
+                executed.lock().expect("no panic while recording").push((connection, id));
+                stream.write_all(&answer(id)).await?;
+            }
+            HEADERS => {
+                held.push(id);
+                if let [first, second, _, _] = held[..] {
+                    let last = [second.to_be_bytes(), 0_u32.to_be_bytes()].concat();
+                    stream.write_all(&frame(GOAWAY, 0, 0, &last)).await?;
+                    for id in [first, second] {
+                        executed.lock().expect("no panic while recording").push((connection, id));
+                        stream.write_all(&answer(id)).await?;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 fn url(path: &str) -> String {
     format!("http://cart.shop{path}")
 }
@@ -112,6 +178,7 @@ async fn nothing_is_left(mesh: &Mesh, server: &Misbehaving, descriptors: f64) {
     wait::until("connections and descriptors come back", async || {
         let metrics = mesh.proxy("shop/web-1").metrics().await;
         metrics.sum("weft_connections_open", &[("direction", "outbound")]) == 0.0
+            && metrics.sum("weft_outbound_requests_waiting", &[]) == 0.0
             && metrics.sum("process_open_fds", &[]) <= descriptors + 4.0
             && metrics.sum("weft_runtime_task_panics_total", &[]) == 0.0
     })
@@ -217,4 +284,61 @@ async fn a_client_that_vanishes_leaves_nothing_behind() {
     wait::until("all are under way", async || server.open.load(Ordering::SeqCst) >= clients.len()).await;
     drop(clients);
     nothing_is_left(&mesh, &server, before).await;
+}
+
+#[tokio::test]
+async fn what_a_goaway_leaves_out_is_sent_again_and_what_it_takes_is_answered() {
+    let executed = Arc::<Mutex<Vec<_>>>::default();
+    let told = executed.clone();
+    let server =
+        Misbehaving::serving(move |connection, stream| goes_away(connection, stream, told.clone())).await;
+    let mesh = Builder::default()
+        .service("shop/cart")
+        .with_protocol("http2")
+        .workload(Workload::new("shop/web-1").calls("shop/cart", 80))
+        .workload(Workload::new("shop/cart-1").serves(server.address).protocol("http2").not_injected())
+        .start()
+        .await;
+    let before = descriptors(&mesh).await;
+    let client = Connection::open(mesh.client_of("shop/web-1", "shop/cart").address()).await;
+    // Not idempotent: only what is proven to be unprocessed may be sent again.
+    let post = async || {
+        let request = http::Request::post("http://cart.shop/orders").body(()).expect("a request");
+        client.start(request, true).await.expect("a stream").whole().await.expect("an answer").status()
+    };
+    assert_eq!(futures_util::future::join_all((0..4).map(|_| post())).await, [200; 4]);
+    let executed = executed.lock().expect("no panic while recording").clone();
+    let of = |connection| executed.iter().filter(|(held, _)| *held == connection).count();
+    assert_eq!((of(1), of(2), executed.len()), (2, 2, 4), "each once: {executed:?}");
+    // What comes after goes to the connection that is left.
+    assert_eq!(post().await, 200);
+    drop(client);
+    nothing_is_left(&mesh, &server, before).await;
+}
+
+#[tokio::test]
+async fn thousands_of_faults_leave_the_proxy_as_large_as_hundreds_did() {
+    const LEAK: u64 = 8 << 20;
+    let server = Misbehaving::start().await;
+    let mesh = mesh(&server, "[{ timeouts: { request: 30s } }]").await;
+    let client = mesh.client("shop/web-1");
+    client.get(&url("/")).await.passed();
+    let before = descriptors(&mesh).await;
+    let faults = async |rounds: usize| {
+        for _ in 0..rounds {
+            let all = ["/half-a-head", "/nonsense", "/flood", "/too-short", "/two-lengths", "/too-long"];
+            let sent = all.map(|path| async move { client.try_send(&Request::get(&url(path))).await });
+            futures_util::future::join_all(sent).await;
+        }
+    };
+    faults(50).await;
+    let grown = mesh.proxy("shop/web-1").process().resident();
+    faults(350).await;
+    nothing_is_left(&mesh, &server, before).await;
+    let now = mesh.proxy("shop/web-1").process().resident();
+    assert!(
+        now < grown + LEAK,
+        "{} KiB more after seven times as many faults",
+        now.saturating_sub(grown) >> 10
+    );
 }

@@ -425,3 +425,24 @@ async fn tls_routes_lead_connections_by_the_server_that_the_client_names() {
     assert_eq!(refused(&mesh, Reason::RouteNotFound).await, 7.0);
     mesh.client("shop/web-1").get("http://store.shop/").await.refused_with(Reason::RouteNotFound);
 }
+
+#[tokio::test]
+async fn an_opaque_connection_waits_for_a_place_among_those_that_may_be_and_one_too_many_is_reset() {
+    let application = application().await;
+    let policy = "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: { name: store, namespace: shop }\nspec:\n  \
+                  targetRefs: [{ kind: Service, name: store }]\n  \
+                  connections: { maxConnections: 1, waitFor: 60s, maxPending: 1 }\n";
+    let mesh = store(&application).policy("traffic", policy).start().await;
+    let (client, server) = connected(&mesh, &application).await;
+    let mut waits = dial(&mesh).await;
+    let proxy = mesh.proxy("shop/web-1");
+    wait::until("it waits", async || proxy.metrics().await.sum("weft_outbound_requests_waiting", &[]) >= 1.0)
+        .await;
+    is_refused(&mesh).await;
+    let reason = [("reason", Reason::QueueFull.label())];
+    assert_eq!(proxy.metrics().await.sum("weft_answers_total", &reason), 1.0);
+    drop((client, server));
+    waits.write_all(b"hello").await.expect("bytes must pass");
+    let (mut server, _) = wait::within("a connection", application.accept()).await.expect("it must be taken");
+    pass(&mut waits, &mut server, 5).await;
+}

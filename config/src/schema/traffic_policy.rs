@@ -136,17 +136,20 @@ fn hash(value: Value<'_>) -> Option<At<HashOn>> {
 
 fn connections(object: &Object<'_>) -> Connections {
     let default = Connections::default();
-    object.not_yet(&["maxConnections"]);
     let number = |key, most| object.take(key).and_then(|value| value.number(1..=most)).map(|held| held.value);
     let wait = object.take("waitFor").and_then(|value| duration(value, Duration::ZERO, WAIT_MAX));
     let read = Connections {
         in_flight_max: number("maxInFlight", 1_000_000).or(default.in_flight_max),
+        connections_max: number("maxConnections", 1_000_000).or(default.connections_max),
         wait: wait.unwrap_or(default.wait),
         pending_max: number("maxPending", 1_000_000).unwrap_or(default.pending_max),
         pending_bytes_max: number("maxPendingBytes", 1 << 30).unwrap_or(default.pending_bytes_max),
     };
-    if read.wait.is_zero() && (object.has("maxPending") || object.has("maxPendingBytes")) {
-        object.error("nothing waits without `waitFor`: `maxPending` and `maxPendingBytes` mean nothing");
+    let waits = !read.wait.is_zero() || object.has("maxConnections");
+    if !waits && (object.has("maxPending") || object.has("maxPendingBytes")) {
+        object.error(
+            "nothing waits without `waitFor` or `maxConnections`: `maxPending` and `maxPendingBytes` mean nothing",
+        );
     }
     read
 }

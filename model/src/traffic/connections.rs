@@ -8,6 +8,9 @@ pub struct Connections {
     /// Requests and opaque connections under way, in the whole proxy. `None`: no limit. The default, as in
     /// Istio: a number that nobody chose would refuse what the endpoints can bear.
     pub in_flight_max: Option<u32>,
+    /// Connections, used and idle, in the whole proxy. `None`: no limit. The default, as in Istio, for the
+    /// same reason.
+    pub connections_max: Option<u32>,
     /// How long a request waits while no endpoint is ready. Zero: it is answered at once, so that callers
     /// see what is wrong; a Service that scales from zero wants more.
     pub wait: Duration,
@@ -20,6 +23,12 @@ pub struct Connections {
 
 impl Default for Connections {
     fn default() -> Self {
-        Self { in_flight_max: None, wait: Duration::ZERO, pending_max: 1024, pending_bytes_max: 16 << 20 }
+        Self {
+            in_flight_max: None,
+            connections_max: None,
+            wait: Duration::ZERO,
+            pending_max: 1024,
+            pending_bytes_max: 16 << 20,
+        }
     }
 }

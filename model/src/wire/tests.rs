@@ -63,6 +63,7 @@ fn traffic_policy() -> TrafficPolicy {
             },
             connections: Connections {
                 in_flight_max: Some(9),
+                connections_max: Some(11),
                 wait: Duration::from_secs(20),
                 pending_max: 8,
                 pending_bytes_max: 7,

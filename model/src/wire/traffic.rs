@@ -135,12 +135,14 @@ fn connections_to_wire(held: &Connections) -> v1::ConnectionLimits {
         wait: Some(duration_to_wire(held.wait)),
         pending_max: held.pending_max,
         pending_bytes_max: held.pending_bytes_max,
+        connections_max: held.connections_max.unwrap_or(0),
     }
 }
 
 fn connections_from_wire(message: v1::ConnectionLimits) -> Connections {
     Connections {
         in_flight_max: (message.in_flight_max > 0).then_some(message.in_flight_max),
+        connections_max: (message.connections_max > 0).then_some(message.connections_max),
         wait: message.wait.map(duration_from_wire).unwrap_or_default(),
         pending_max: message.pending_max,
         pending_bytes_max: message.pending_bytes_max,

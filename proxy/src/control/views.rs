@@ -314,6 +314,7 @@ impl View {
                 backends: inputs.backends.iter().cloned().collect(),
                 endpoints: inputs.endpoints.clone(),
                 traffic: inputs.traffic(),
+                is_backend: inputs.routes.is_empty(),
                 backend_sessions: inputs.backends.iter().any(|(_, held)| held.traffic.session.is_some()),
                 // One that is named and not held is one that is not obeyed.
                 unresolved: inputs

@@ -15,6 +15,7 @@ use crate::http::{
     Body, BodyError, Frame, Known, Limits, Method, Request, Response, ResponseHead, StatusCode, Tunnel,
 };
 use crate::stream::Stream;
+use std::any::Any;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -91,6 +92,8 @@ struct Connection {
     exchanges: u64,
     /// The server is another proxy, whose word on delivery counts.
     mesh: bool,
+    /// What is to be given back when it is closed.
+    held: Option<Box<dyn Any>>,
 }
 
 /// An answer's head, and how its body ends.
@@ -116,6 +119,7 @@ impl ClientConnection {
             peer_idle_timeout: None,
             exchanges: 0,
             mesh: false,
+            held: None,
         };
         Self { inner: Box::new(inner) }
     }
@@ -124,6 +128,13 @@ impl ClientConnection {
     #[must_use]
     pub fn to_mesh(mut self) -> Self {
         self.inner.mesh = true;
+        self
+    }
+
+    /// Keeps something for as long as the connection is there, upgraded or not.
+    #[must_use]
+    pub fn holding(mut self, held: Option<Box<dyn Any>>) -> Self {
+        self.inner.held = held;
         self
     }
 
@@ -302,7 +313,8 @@ impl Connection {
                 return Err(SendError::new(Reason::UpgradeUnsupported, Delivered::Maybe, None));
             }
             let buffered = self.input.take_all();
-            let tunnel = Tunnel { stream: self.stream, buffered, revocable: None };
+            let held = self.held.into_iter().collect();
+            let tunnel = Tunnel { stream: self.stream, buffered, revocable: None, held };
             return Ok(Response::new(head, Body::Tunnel(Box::new(tunnel))));
         }
         if self.mesh && head.headers().contains(Known::XWeftUndelivered) {

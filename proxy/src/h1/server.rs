@@ -186,7 +186,7 @@ pub async fn serve<H: Handler, D: Drain>(
             Written::Upgraded(tunnel) => {
                 drop(responder);
                 let (stream, first) = take(wire)?;
-                let Tunnel { stream: other, buffered, mut revocable } = *tunnel;
+                let Tunnel { stream: other, buffered, mut revocable, held: _held } = *tunnel;
                 let quiet = tcp::Limits { half_closed_max: limits.idle_timeout, idle_max: None };
                 let pair = Pair::new(stream, other);
                 let carried = pair.carry(first, buffered, quiet, Meter::default());

@@ -413,8 +413,12 @@ const UPGRADE: &[u8] =
 fn switched(stream: Stream, buffered: &'static [u8]) -> Response {
     let mut response = Response::empty(StatusCode::SWITCHING_PROTOCOLS);
     response.head.headers_mut().append("Upgrade", b"websocket").unwrap();
-    response.body =
-        Body::Tunnel(Box::new(Tunnel { stream, buffered: Bytes::from_static(buffered), revocable: None }));
+    response.body = Body::Tunnel(Box::new(Tunnel {
+        stream,
+        buffered: Bytes::from_static(buffered),
+        revocable: None,
+        held: Vec::new(),
+    }));
     response
 }
 

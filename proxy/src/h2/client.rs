@@ -19,7 +19,7 @@ use ::h2::client::{Connection, ResponseFuture, SendRequest};
 use ::h2::{Error, Reason as Code, RecvStream};
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -54,11 +54,13 @@ struct Shared {
 }
 
 /// What handle, driver and streams share.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Status {
     in_flight: Cell<usize>,
     opened: Cell<u64>,
     closed: Cell<bool>,
+    /// Told when a stream ends.
+    freed: OnceCell<Rc<dyn Fn()>>,
 }
 
 /// One request in flight.
@@ -102,6 +104,11 @@ impl ClientConnection {
         let ready = self.shared.requests.borrow_mut().poll_ready(&mut cx);
         let Poll::Ready(Err(error)) = ready else { return false };
         error.is_go_away() && error.is_remote() && error.reason() == Some(Code::NO_ERROR)
+    }
+
+    /// Has that called whenever there may be room for one more request. Once.
+    pub fn tell_room(&self, freed: Rc<dyn Fn()>) {
+        let _ = self.shared.status.freed.set(freed);
     }
 
     /// Requests whose answer has not been read to its end.
@@ -304,5 +311,8 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.0.in_flight.set(self.0.in_flight.get().saturating_sub(1));
+        if let Some(freed) = self.0.freed.get() {
+            freed();
+        }
     }
 }

@@ -9,6 +9,7 @@ use super::headers::Headers;
 use crate::h1::Incoming;
 use crate::stream::Stream;
 use bytes::{Bytes, BytesMut};
+use std::any::Any;
 use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -41,6 +42,8 @@ pub struct Tunnel {
     pub buffered: Bytes,
     /// Says when it must end although both sides would go on.
     pub revocable: Option<Rc<dyn Revocable>>,
+    /// What is to be given back when it ends.
+    pub held: Vec<Box<dyn Any>>,
 }
 
 /// Something that was let through and may have to end.

@@ -101,6 +101,7 @@ impl Inbound {
             live: None,
             deadline: came.deadline,
             places: Places::default(),
+            verdict: None,
         }
     }
 

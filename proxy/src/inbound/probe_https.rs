@@ -74,7 +74,7 @@ pub async fn carry(connection: Rc<Connection>, pass: Pass, mut client: Stream) {
     // From here on a change of the policy finds it.
     let live = Live::of_probe(connection.clone(), None, Rc::new(pass), Some(application.begin()));
     let mut server = match application.connect_opaque(&worker).await {
-        Ok(server) => server,
+        Ok((server, _)) => server,
         Err(reason) => {
             worker.metrics.answered(DIRECTION, reason);
             count("failed");

@@ -46,7 +46,7 @@ impl Opened {
     /// It is not needed: kept for HTTP where nothing was said on it.
     pub fn park(self, connection: &Connection) {
         if self.first.is_empty() {
-            connection.application().adopt(self.stream);
+            connection.application().adopt(self.stream, None);
         }
     }
 }
@@ -97,7 +97,7 @@ pub async fn open(connection: &Rc<Connection>) -> Result<Opened, Denied> {
     let application = connection.application();
     let live = Live::new(connection.clone(), None, Some(application.begin()));
     match application.connect_opaque(worker).await {
-        Ok(stream) => Ok(Opened { live, stream, first: BytesMut::new() }),
+        Ok((stream, _)) => Ok(Opened { live, stream, first: BytesMut::new() }),
         Err(reason) => Err(Denied::new(reason, None, true)),
     }
 }

@@ -156,7 +156,7 @@ impl Families {
             )?,
             waiting: r.gauge(
                 "weft_outbound_requests_waiting",
-                "Requests and opaque connections that wait for an endpoint to become ready: what a Service scales up from zero by.",
+                "Requests and opaque connections that wait for an endpoint to become ready, or for a connection to come free: what a Service scales up by.",
                 ["destination_service_name", "destination_service_namespace"],
             )?,
             mirrors: r.counter(

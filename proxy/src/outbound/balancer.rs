@@ -10,13 +10,15 @@
 //! the policy, and ends with its identity or address.
 
 use super::candidates::Candidates;
+use super::connections::Connections;
 use super::ejection::Cause;
 use super::peak_ewma::Mean;
 use super::replica::{Outcome, Replica, SessionDigest, Trying};
 use crate::policy::EndpointSet;
-use crate::pool::Pool;
+use crate::pool::{Pool, Wire};
 use crate::tls::Tls;
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,7 +30,9 @@ use weft_runtime::random::Random;
 /// The endpoints of one port of a destination.
 pub struct Balancer {
     server_name: Arc<str>,
-    mean: Mean,
+    /// What connections are counted by; `None` where nobody limits them.
+    connections: Option<Rc<Connections>>,
+    mean: Rc<Mean>,
     candidates: RefCell<Candidates>,
 }
 
@@ -47,8 +51,15 @@ pub enum Change {
 
 impl Balancer {
     /// A balancer without endpoints. `server_name` is what connections to them are for.
-    pub fn new(server_name: Arc<str>, now: Instant) -> Self {
-        Self { server_name, mean: Mean::new(now), candidates: RefCell::default() }
+    /// `turn`: at which endpoint turns begin, not the same for all who call.
+    pub fn new(
+        server_name: Arc<str>,
+        connections: Option<Rc<Connections>>,
+        turn: usize,
+        now: Instant,
+    ) -> Self {
+        let candidates = RefCell::new(Candidates::new(turn));
+        Self { server_name, connections, mean: Rc::new(Mean::new(now)), candidates }
     }
 
     /// What connections to its endpoints are for.
@@ -68,25 +79,35 @@ impl Balancer {
         now: Instant,
     ) {
         let mut candidates = self.candidates.borrow_mut();
-        if Arc::ptr_eq(&candidates.set, set)
-            && Arc::ptr_eq(&candidates.traffic, traffic)
-            && *candidates.zone == *zone
-        {
+        // Two views of one port have policies of their own that say the same.
+        let same_set = Arc::ptr_eq(&candidates.set, set) || candidates.set == *set;
+        let same_traffic = Arc::ptr_eq(&candidates.traffic, traffic) || candidates.traffic == *traffic;
+        if same_set && same_traffic && *candidates.zone == *zone {
             return;
         }
         // The first endpoints are not new: they are what there is.
         let begins = candidates.replicas.is_empty();
         let mut old = std::mem::take(&mut candidates.replicas);
+        old.sort_unstable_by(|one, other| name_of(&one.endpoint).cmp(&name_of(&other.endpoint)));
+        let names: Vec<_> = old.iter().map(|held| held.endpoint.clone()).collect();
+        let mut old: Vec<_> = old.into_iter().map(Some).collect();
         let ready = |endpoint: &&Arc<Endpoint>| endpoint.health == Health::Ready && endpoint.weight > 0;
         candidates.replicas = set
             .endpoints
             .iter()
             .filter(ready)
             .map(|endpoint| {
-                let same = old.iter().position(|held| held.is(endpoint));
-                match same {
-                    Some(index) => old.swap_remove(index).renewed(endpoint),
-                    None => Rc::new(Replica::new(endpoint, &self.server_name, (!begins).then_some(now), tls)),
+                let found = names.binary_search_by(|held| name_of(held).cmp(&name_of(endpoint)));
+                match found.ok().and_then(|index| old[index].take_if(|held| held.is(endpoint))) {
+                    Some(same) => same.renewed(endpoint),
+                    None => Rc::new(Replica::new(
+                        endpoint,
+                        &self.server_name,
+                        self.connections.clone(),
+                        &self.mean,
+                        (!begins).then_some(now),
+                        tls,
+                    )),
                 }
             })
             .collect();
@@ -95,7 +116,7 @@ impl Balancer {
         candidates.zone = zone.into();
         candidates.arrange();
         drop(candidates);
-        for gone in old {
+        for gone in old.into_iter().flatten() {
             gone.pool.close_idle();
         }
     }
@@ -111,23 +132,35 @@ impl Balancer {
         self.candidates.borrow_mut().pick(&self.mean, tried, key, random, now)
     }
 
+    /// The best of those to which a connection is free. `None`: there is none.
+    pub fn pick_connected(&self, wire: Wire, now: Instant) -> Option<Rc<Replica>> {
+        let free = |replica: &Rc<Replica>| replica.is_available(now) && replica.pool.has_free(wire);
+        self.candidates.borrow().lightest(&self.mean, free, now)
+    }
+
+    /// Closes one connection that is not used, if there is one.
+    pub fn give_up_idle(&self) -> bool {
+        self.candidates.borrow().replicas.iter().any(|replica| replica.pool.give_up_idle())
+    }
+
     /// Takes note of what a try says of its endpoint; what that changed.
     pub fn report(&self, trying: Trying, outcome: Outcome, now: Instant) -> Option<Change> {
         let mut trying = trying;
-        trying.learn(outcome, &self.mean, now);
+        let probe = trying.is_probe();
+        trying.end(outcome, now);
         let replica = trying.replica();
         let mut candidates = self.candidates.borrow_mut();
         let settings = &candidates.traffic.ejection;
         let cause = match outcome {
-            Outcome::Answered | Outcome::Busy(_) => {
+            Outcome::Answered | Outcome::Refused | Outcome::Busy(_) => {
                 let returned = trying.proves(settings, now);
                 return returned.then(|| {
                     candidates.weigh();
                     Change::Returned
                 });
             }
-            Outcome::Failed => replica.failed(settings, false, now)?,
-            Outcome::Unreachable => replica.failed(settings, true, now)?,
+            Outcome::Failed => replica.failed(settings, probe, false, now)?,
+            Outcome::Unreachable => replica.failed(settings, probe, true, now)?,
         };
         if matches!(cause, Cause::Consecutive | Cause::SuccessRate) && !candidates.may_eject() {
             return Some(Change::Kept);
@@ -161,6 +194,11 @@ impl Balancer {
             visit(&replica.pool);
         }
     }
+}
+
+/// What an endpoint is found by in a list.
+fn name_of(endpoint: &Endpoint) -> (&str, SocketAddr) {
+    (endpoint.uid.as_str(), endpoint.address)
 }
 
 #[cfg(test)]

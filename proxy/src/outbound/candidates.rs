@@ -53,6 +53,11 @@ pub struct Candidates {
 // === impl Candidates ===
 
 impl Candidates {
+    /// None so far. `turn`: at which one turns begin.
+    pub fn new(turn: usize) -> Self {
+        Self { turn, ..Self::default() }
+    }
+
     /// Prepares all that picks need of a new set or policy.
     pub fn arrange(&mut self) {
         let balancing = &self.traffic.load_balancing;
@@ -73,13 +78,10 @@ impl Candidates {
         self.others = Draw::new(self.near, self.replicas[self.near..].iter().map(weight));
         self.table = None;
         if balancing.algorithm == Algorithm::ConsistentHash {
-            let names: Vec<_> = self
-                .replicas
-                .iter()
-                .map(|replica| {
-                    (format!("{}@{}", replica.endpoint.uid, replica.endpoint.address), weight(replica))
-                })
-                .collect();
+            let name =
+                |replica: &Rc<Replica>| format!("{}@{}", replica.endpoint.uid, replica.endpoint.address);
+            let names: Vec<_> =
+                self.replicas.iter().map(|replica| (name(replica), weight(replica))).collect();
             self.table = Maglev::new(names.iter().map(|(name, weight)| (name.as_str(), *weight)));
         }
         self.weigh();
@@ -219,7 +221,12 @@ impl Candidates {
     }
 
     /// The best of all that fit, where drawing did not find any.
-    fn lightest(&self, mean: &Mean, fit: impl Fn(&Rc<Replica>) -> bool, now: Instant) -> Option<Rc<Replica>> {
+    pub fn lightest(
+        &self,
+        mean: &Mean,
+        fit: impl Fn(&Rc<Replica>) -> bool,
+        now: Instant,
+    ) -> Option<Rc<Replica>> {
         let fitting = self.replicas.iter().filter(|replica| fit(replica));
         fitting
             .reduce(|first, second| lighter(first, second, slowness(first, second, mean.seconds(), now), now))

@@ -108,12 +108,15 @@ impl Standing {
         }
     }
 
-    /// It answered as it should; whether that ends its ejection. Answers to requests of before an ejection
-    /// say nothing about it.
-    pub fn succeeded(&self, settings: &Ejection, now: Instant) -> bool {
-        self.consecutive.set(0);
-        self.tally(settings.window, now, |tally| tally.good = tally.good.saturating_add(1));
-        if self.state.get() != State::Probing {
+    /// It answered as it should; whether that ends its ejection, which only its `probe` can. Answers to
+    /// requests of before an ejection say nothing about it.
+    pub fn succeeded(&self, settings: &Ejection, probe: bool, now: Instant) -> bool {
+        if self.state.get() == State::Available {
+            self.consecutive.set(0);
+            self.tally(settings.window, now, |tally| tally.good = tally.good.saturating_add(1));
+            return false;
+        }
+        if self.state.get() != State::Probing || !probe {
             return false;
         }
         self.state.set(State::Available);
@@ -128,15 +131,16 @@ impl Standing {
         if matches!(self.state.get(), State::Ejected(_)) {
             self.state.set(State::Probing);
         }
-        self.succeeded(settings, now)
+        self.succeeded(settings, true, now)
     }
 
-    /// It failed; why it should be ejected, if it should.
-    pub fn failed(&self, settings: &Ejection, connect: bool, now: Instant) -> Option<Cause> {
+    /// It failed; why it should be ejected, if it should. `probe`: this was its probe, or sent because all
+    /// are ejected.
+    pub fn failed(&self, settings: &Ejection, probe: bool, connect: bool, now: Instant) -> Option<Cause> {
         match self.state.get() {
-            State::Probing => return Some(Cause::Probe),
-            // Those that failed together are one failure.
-            State::Ejected(_) => return None,
+            State::Probing if probe => return Some(Cause::Probe),
+            // Those that failed together are one failure, however late they are heard of.
+            State::Probing | State::Ejected(_) => return None,
             State::Available => {}
         }
         self.consecutive.set(self.consecutive.get().saturating_add(1));
@@ -204,14 +208,14 @@ mod tests {
         let (standing, settings, now) = (Standing::default(), settings(), Instant::now());
         for _ in 0..3 {
             for _ in 0..4 {
-                assert_eq!(standing.failed(&settings, false, now), None);
+                assert_eq!(standing.failed(&settings, false, false, now), None);
             }
-            assert!(!standing.succeeded(&settings, now));
+            assert!(!standing.succeeded(&settings, false, now));
         }
         for _ in 0..4 {
-            assert_eq!(standing.failed(&settings, false, now), None);
+            assert_eq!(standing.failed(&settings, false, false, now), None);
         }
-        assert_eq!(standing.failed(&settings, false, now), Some(Cause::Consecutive));
+        assert_eq!(standing.failed(&settings, false, false, now), Some(Cause::Consecutive));
     }
 
     #[test]
@@ -221,40 +225,42 @@ mod tests {
         // Two of three fail, never five in a row.
         for step in 0..20_u32 {
             if step % 3 == 0 {
-                standing.succeeded(&settings, start);
+                standing.succeeded(&settings, false, start);
             } else {
-                causes.push(standing.failed(&settings, false, start));
+                causes.push(standing.failed(&settings, false, false, start));
             }
         }
         assert_eq!(causes.iter().flatten().collect::<Vec<_>>(), [&Cause::SuccessRate]);
         assert_eq!(causes.last(), Some(&Some(Cause::SuccessRate)), "the twentieth answer, not before");
         let later = start + settings.window;
-        assert_eq!(standing.failed(&settings, false, later), None);
+        assert_eq!(standing.failed(&settings, false, false, later), None);
     }
 
     #[test]
     fn an_ejection_ends_in_one_probe_and_grows_while_probes_fail() {
         let (standing, settings, mut now) = (Standing::default(), settings(), Instant::now());
-        assert_eq!(standing.failed(&settings, true, now), Some(Cause::Connect));
+        assert_eq!(standing.failed(&settings, false, true, now), Some(Cause::Connect));
         for expected in [1, 2, 4, 6, 6] {
             let until = standing.eject(&settings, now);
             assert_eq!(until - now, Duration::from_secs(expected));
-            assert_eq!(standing.failed(&settings, true, now), None, "it is one failure");
-            assert!(!standing.succeeded(&settings, now), "an old answer does not bring it back");
+            assert_eq!(standing.failed(&settings, false, true, now), None, "it is one failure");
+            assert!(!standing.succeeded(&settings, false, now), "an old answer does not bring it back");
             assert!(!standing.takes(until - Duration::from_millis(1)) && standing.takes(until));
             assert!(standing.begin(until));
             assert!(!standing.takes(until), "one probe at a time");
             now = until;
-            assert_eq!(standing.failed(&settings, false, now), Some(Cause::Probe));
+            assert_eq!(standing.failed(&settings, false, true, now), None, "it is still that one failure");
+            assert!(!standing.succeeded(&settings, false, now), "an old answer is no answer to the probe");
+            assert_eq!(standing.failed(&settings, true, false, now), Some(Cause::Probe));
         }
         let until = standing.eject(&settings, now);
         assert!(standing.begin(until));
         standing.abandon(until);
         assert!(standing.begin(until), "a probe that said nothing is followed by another");
-        assert!(standing.succeeded(&settings, until));
+        assert!(standing.succeeded(&settings, true, until));
         assert_eq!(standing.state(), State::Available);
         let well = until + Duration::from_secs(13);
-        assert_eq!(standing.failed(&settings, true, well), Some(Cause::Connect));
+        assert_eq!(standing.failed(&settings, false, true, well), Some(Cause::Connect));
         assert_eq!(standing.eject(&settings, well) - well, Duration::from_secs(1), "it stood well");
     }
 
@@ -270,11 +276,12 @@ mod tests {
                     standing.begin(now);
                 }
                 1 => {
-                    standing.succeeded(&settings, now);
+                    standing.succeeded(&settings, random.below(2) == 0, now);
                 }
                 2 => standing.abandon(now),
                 3 | 4 => {
-                    if standing.failed(&settings, random.below(2) == 0, now).is_some() {
+                    let (probe, connect) = (random.below(2) == 0, random.below(2) == 0);
+                    if standing.failed(&settings, probe, connect, now).is_some() {
                         let until = standing.eject(&settings, now);
                         assert!(until - now <= settings.max_time);
                     }

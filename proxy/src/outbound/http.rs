@@ -6,8 +6,8 @@
 //! | hop-by-hop and internal fields removed | before any rule sees them: an application cannot speak as the mesh |
 //! | route: rule, filters, backend | on the request as the application sent it |
 //! | faults on purpose, by the Service's policy | on the request as the application sent it; within the deadline, before any try |
-//! | mirrors | copies of the request as its backend gets it |
 //! | deadline: the route's or the client's, whichever is earlier | around all tries and the answer, so that retries and the waits between them spend it |
+//! | mirrors | copies of the request as its backend gets it; once it goes out, so that faults and limits hold for them, too |
 //! | tries: balancer → pool → wire | each try is another endpoint, where there is one, and says to its proxy which it is and what is left |
 //! | answer: internal fields, filters | what the peer's proxy says of itself stays visible |
 //! | record | last, so that it sees the answer that the application sees |
@@ -16,6 +16,7 @@ use super::plan::Plan;
 use super::replay::Replay;
 use super::replica::Outcome;
 use super::tries::{Fared, Progress};
+use super::verdict::Verdict;
 use super::{DIRECTION, Port, Target, ends_of, mirror, target_of};
 use crate::deadline::Deadline;
 use crate::exchange::{Logged, Record, RequestBytes, count_request, observe};
@@ -97,6 +98,7 @@ impl Outbound {
             live: None,
             deadline: None,
             places: crate::overload::limiter::Places::default(),
+            verdict: None,
         }
     }
 
@@ -106,7 +108,7 @@ impl Outbound {
     }
 
     /// Has the request copied once its body has passed; the body to send instead.
-    fn mirrored(&self, plan: &Plan, head: &RequestHead, body: Body, wire: Wire) -> Body {
+    pub(super) fn mirrored(&self, plan: &Plan, head: &RequestHead, body: Body, wire: Wire) -> Body {
         let (worker, ports, head) = (self.worker.clone(), plan.mirrors.clone(), head.clone());
         Replay::new(body, Some(Box::new(move |body| mirror::send(&worker, ports, head, body, wire)))).body()
     }
@@ -162,10 +164,7 @@ impl Handler for Outbound {
             (false, true) => Wire::Http2,
             (false, false) => Wire::Any,
         };
-        let (mut body, request_bytes) = count_request(body);
-        if !plan.mirrors.is_empty() && !upgrade {
-            body = self.mirrored(&plan, &head, body, wire);
-        }
+        let (body, request_bytes) = count_request(body);
         let of_route = plan.timeout.and_then(|timeout| Deadline::after(started, timeout));
         let deadline = Deadline::earlier(claimed, of_route);
         let progress = Progress::default();
@@ -200,6 +199,7 @@ impl Handler for Outbound {
         record.request_bytes = request_bytes;
         record.tries = fared.tries;
         record.in_flight = fared.in_flight;
+        record.verdict = plan.trying.take().map(|trying| Verdict::new(plan.port.clone(), trying));
         record.deadline = deadline;
         if let Some(replica) = &fared.replica {
             record.endpoint = Some(replica.endpoint.address);

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use weft_model::names::ResourceName;
 use weft_model::reason::Reason;
@@ -15,7 +16,11 @@ use weft_model::traffic::Connections;
 
 /// What is counted of all Services that are called, by name.
 #[derive(Debug, Default)]
-pub struct Limits(Mutex<HashMap<ResourceName, Weak<ServiceCounts>>>);
+pub struct Limits {
+    services: Mutex<HashMap<ResourceName, Weak<ServiceCounts>>>,
+    /// Rises when someone begins to wait for a connection.
+    wanted: watch::Sender<u64>,
+}
 
 /// What is under way to one Service.
 #[derive(Debug, Default)]
@@ -23,6 +28,14 @@ pub struct ServiceCounts {
     in_flight: AtomicUsize,
     pending: AtomicUsize,
     pending_bytes: AtomicUsize,
+    /// Connections, used and idle.
+    pub(super) connections: AtomicUsize,
+    /// Who makes them: a port of the Service in a worker each.
+    pub(super) holders: AtomicUsize,
+    /// Who waits for one.
+    pub(super) short: AtomicUsize,
+    /// One was closed.
+    pub(super) freed: Notify,
 }
 
 /// A place among what is under way, or what waits: given back when dropped.
@@ -48,7 +61,7 @@ impl Drop for Place {
 impl Limits {
     /// The counts of a Service. Once per port and worker.
     pub fn of(&self, service: &ResourceName) -> Arc<ServiceCounts> {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(counts) = held.get(service).and_then(Weak::upgrade) {
             return counts;
         }
@@ -57,6 +70,16 @@ impl Limits {
         let counts = Arc::<ServiceCounts>::default();
         held.insert(service.clone(), Arc::downgrade(&counts));
         counts
+    }
+
+    /// Tells every worker that someone waits for a connection.
+    pub fn want(&self) {
+        self.wanted.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Hears of it.
+    pub fn wanted(&self) -> watch::Receiver<u64> {
+        self.wanted.subscribe()
     }
 }
 
@@ -71,7 +94,7 @@ impl ServiceCounts {
     }
 
     /// A place for one more that waits.
-    fn wait(self: &Arc<Self>, limits: &Connections, bytes: usize) -> Option<Place> {
+    pub fn wait(self: &Arc<Self>, limits: &Connections, bytes: usize) -> Option<Place> {
         if !enter(&self.pending, 1, limits.pending_max) {
             return None;
         }

@@ -4,6 +4,8 @@
 //! Every proxy builds the same table of the same endpoints, so that all clients' keys agree.
 
 use hash::{mixed, of_bytes};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 /// Sizes of tables: primes, so that each endpoint's steps reach every place. A hundred places for each
 /// endpoint keep shares within a few percent.
@@ -39,48 +41,58 @@ pub struct Maglev {
 
 /// An endpoint's walk through the table.
 struct Walk {
+    index: u32,
     next: u64,
     step: u64,
-    /// What it may still take, in shares of the heaviest.
-    due: f64,
-    share: f64,
+    weight: u64,
+    /// Places taken.
+    taken: u64,
+}
+
+impl Walk {
+    /// The round in which it takes its next place: each, for the heaviest.
+    fn round(&self, heaviest: u64) -> u64 {
+        ((self.taken + 1) * heaviest).div_ceil(self.weight)
+    }
 }
 
 impl Maglev {
-    /// The table of endpoints with these names and weights (none of them 0). `None`: there are none.
+    /// The table of endpoints with these names and weights (none of them 0), in whatever order they come:
+    /// callers of other zones have another. `None`: there are none.
     pub fn new<'a>(endpoints: impl Iterator<Item = (&'a str, u32)>) -> Option<Self> {
         let endpoints: Vec<_> = endpoints.collect();
-        let heaviest = f64::from(endpoints.iter().map(|(_, weight)| *weight).max()?.max(1));
+        let heaviest = u64::from(endpoints.iter().map(|(_, weight)| *weight).max()?.max(1));
         let wanted = endpoints.len().saturating_mul(PLACES);
         let fits = SIZES.into_iter().find(|size| *size as usize >= wanted);
         let size = u64::from(fits.unwrap_or(SIZES[SIZES.len() - 1]));
-        let mut walks: Vec<Walk> = endpoints
-            .iter()
-            .map(|(name, weight)| Walk {
+        let mut order: Vec<_> = (0_u32..).zip(&endpoints).collect();
+        order.sort_unstable_by_key(|(_, (name, _))| *name);
+        let mut walks: Vec<Walk> = order
+            .into_iter()
+            .map(|(index, (name, weight))| Walk {
+                index,
                 next: of_bytes(0, name.as_bytes()) % size,
                 step: of_bytes(1, name.as_bytes()) % (size - 1) + 1,
-                due: 0.0,
-                share: f64::from(*weight) / heaviest,
+                weight: u64::from(*weight).max(1),
+                taken: 0,
             })
             .collect();
+        // By round, and within one in order: the light are not asked in the many rounds of a heavy one.
+        let mut turns: BinaryHeap<_> =
+            walks.iter().enumerate().map(|(at, walk)| Reverse((walk.round(heaviest), at))).collect();
         let mut places = vec![u32::MAX; size as usize];
         let mut free = places.len();
-        while free > 0 {
-            for (index, walk) in (0_u32..).zip(&mut walks) {
-                walk.due += walk.share;
-                if walk.due < 1.0 {
-                    continue;
-                }
-                walk.due -= 1.0;
-                while places[walk.next as usize] != u32::MAX {
-                    walk.next = (walk.next + walk.step) % size;
-                }
-                places[walk.next as usize] = index;
-                free -= 1;
-                if free == 0 {
-                    break;
-                }
+        while free > 0
+            && let Some(Reverse((_, at))) = turns.pop()
+        {
+            let walk = &mut walks[at];
+            while places[walk.next as usize] != u32::MAX {
+                walk.next = (walk.next + walk.step) % size;
             }
+            places[walk.next as usize] = walk.index;
+            walk.taken += 1;
+            free -= 1;
+            turns.push(Reverse((walk.round(heaviest), at)));
         }
         Some(Self { places: places.into() })
     }
@@ -123,6 +135,25 @@ mod tests {
         }
         assert!((27_000..33_000).contains(&counts[0]), "{counts:?}");
         assert!(counts[1..].iter().all(|count| (9_000..11_000).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn the_order_in_which_endpoints_are_told_is_not_the_tables() {
+        let names = names(30);
+        let reversed: Vec<String> = names.iter().rev().cloned().collect();
+        let (one, other) = (table(&names, |_| 1), table(&reversed, |_| 1));
+        for key in 0..5_000 {
+            assert_eq!(owner(&one, &names, key), owner(&other, &reversed, key));
+        }
+    }
+
+    #[test]
+    fn one_heavy_endpoint_among_thousands_of_light_ones_takes_no_longer() {
+        let names = names(4_000);
+        // A round each for every place of the heavy one, times 4,000, would be 10⁹ looks.
+        let table = table(&names, |index| if index == 0 { 1_000_000 } else { 1 });
+        let heavy = (0..1_000).filter(|key| table.find(mixed(*key), |_| true) == Some(0)).count();
+        assert!(heavy > 980, "{heavy} of 1,000");
     }
 
     #[test]

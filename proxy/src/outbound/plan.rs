@@ -15,7 +15,7 @@ use crate::worker::Worker;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use weft_model::reason::Reason;
 use weft_model::request::HttpFacts;
 use weft_model::route::{Backend, Filter, Fraction, RetryPolicy, Route, SessionPersistence};
@@ -24,19 +24,19 @@ use weft_model::route_table::Lookup;
 /// What a request is to do, once its route is known.
 pub(super) struct Plan {
     /// Where it goes.
-    pub(super) port: Rc<Port>,
+    pub port: Rc<Port>,
     /// The rule it goes by, if the port has routes.
-    pub(super) routed: Option<Routed>,
+    pub routed: Option<Routed>,
     /// Where copies of it go; none on most requests.
-    pub(super) mirrors: Vec<Rc<Port>>,
+    pub mirrors: Vec<Rc<Port>>,
     /// The session that the rule has it belong to.
-    pub(super) session: Option<Session>,
+    pub session: Option<Session>,
     /// What goes wrong with it on purpose.
-    pub(super) fault: Option<Box<Drawn>>,
-    pub(super) timeout: Option<Duration>,
-    pub(super) try_timeout: Option<Duration>,
+    pub fault: Option<Box<Drawn>>,
+    pub timeout: Option<Duration>,
+    pub try_timeout: Option<Duration>,
     /// The try under way: what a deadline cuts off is told to the balancer.
-    pub(super) trying: Cell<Option<Trying>>,
+    pub trying: Cell<Option<Trying>>,
 }
 
 /// A rule of a route, and what of the request its filters need for the answer.
@@ -186,6 +186,14 @@ impl Plan {
     pub(super) fn tried(&self, worker: &Worker, outcome: Option<Outcome>) {
         if let (Some(trying), Some(outcome)) = (self.trying.take(), outcome) {
             self.port.report(worker, trying, outcome);
+        }
+    }
+
+    /// The try under way is answered, and says in its trailers what became of it.
+    pub(super) fn begun(&self) {
+        if let Some(mut trying) = self.trying.take() {
+            trying.begun(Instant::now());
+            self.trying.set(Some(trying));
         }
     }
 

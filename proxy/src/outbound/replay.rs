@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use weft_model::reason::Reason;
 
 /// Larger bodies are streamed. What a form, a JSON call or a unary gRPC message needs; a thousand such
 /// requests in flight are 64 MiB.
@@ -158,6 +159,10 @@ impl LocalBody for Reading {
             self.trailers_given = true;
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::Trailers(trailers))));
         }
+        if kept.lost && self.bytes < kept.size as u64 {
+            // What came before is not here any more: from the middle on it would be another body.
+            return Poll::Ready(Some(Err(BodyError::new(Reason::Internal))));
+        }
         let frame = std::task::ready!(kept.source.poll_frame(cx));
         kept.keep(&frame);
         self.chunk = kept.chunks.len();
@@ -194,7 +199,6 @@ mod tests {
     use super::*;
     use std::collections::VecDeque;
     use std::task::Waker;
-    use weft_model::reason::Reason;
 
     struct Pieces(VecDeque<Result<&'static [u8], BodyError>>);
 
@@ -240,6 +244,16 @@ mod tests {
         assert_eq!(read(&mut replay.body(), 5), "one two three..");
         assert_eq!(read(&mut replay.body(), 4), "one two three.");
         assert_eq!(*told.borrow(), [Some(Bytes::from_static(b"one two three"))]);
+    }
+
+    #[test]
+    fn a_long_body_is_never_read_from_its_middle() {
+        static LONG: [u8; REPLAY_BYTES_MAX] = [b'a'; REPLAY_BYTES_MAX];
+        let replay = Replay::new(pieces(&[&LONG, b"b", b"c"]), None);
+        read(&mut replay.body(), 2);
+        let mut again = replay.body();
+        let frame = again.poll_frame(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(frame, Poll::Ready(Some(Err(_)))), "{frame:?}");
     }
 
     #[test]

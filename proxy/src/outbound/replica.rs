@@ -4,6 +4,7 @@
 //! the policy, and ends with its identity or address. Which one a request goes to is
 //! [`balancer`](super::balancer)'s to say, by what is asked here.
 
+use super::connections::Connections;
 use super::ejection::{Cause, Standing, State as Health};
 use super::peak_ewma::{Latency, Mean};
 use crate::metrics::{Direction, Ends, ServiceLabels};
@@ -51,8 +52,9 @@ pub struct Replica {
 }
 
 /// What was learned of an endpoint.
-#[derive(Default)]
 struct Known {
+    /// What all endpoints of its port take together.
+    mean: Rc<Mean>,
     standing: Standing,
     latency: Latency,
     /// Since when it takes its share, where that grows.
@@ -67,6 +69,8 @@ struct Known {
 pub enum Outcome {
     /// It works.
     Answered,
+    /// Its proxy answered by itself: it works, and how fast its application is was not seen.
+    Refused,
     /// It works, and wants less to do, for that long.
     Busy(Duration),
     /// It fails.
@@ -84,12 +88,16 @@ pub struct Trying {
     forced: bool,
     started: Instant,
     dials: u64,
+    /// The endpoint's speed was learned from it.
+    learned: bool,
+    /// What it says was told.
+    told: bool,
 }
 
 impl Drop for Trying {
     fn drop(&mut self) {
-        if self.probe {
-            self.replica.known.standing.abandon(Instant::now());
+        if !self.told {
+            self.give_up(Instant::now());
         }
     }
 }
@@ -98,7 +106,14 @@ impl Drop for Trying {
 
 impl Replica {
     /// Of which nothing is known. `since`: since when it takes its share, where that grows.
-    pub fn new(endpoint: &Arc<Endpoint>, server_name: &Arc<str>, since: Option<Instant>, tls: &Tls) -> Self {
+    pub fn new(
+        endpoint: &Arc<Endpoint>,
+        server_name: &Arc<str>,
+        connections: Option<Rc<Connections>>,
+        mean: &Rc<Mean>,
+        since: Option<Instant>,
+        tls: &Tls,
+    ) -> Self {
         let (dial, identity) = match &endpoint.wire {
             Wire::Plain => (Dial::Plain, None),
             Wire::Weft(identity) => {
@@ -107,11 +122,18 @@ impl Replica {
                 (dial, Some(Arc::new(identity.clone())))
             }
         };
-        let known = Known { since: Cell::new(since), ..Known::default() };
+        let known = Known {
+            mean: mean.clone(),
+            standing: Standing::default(),
+            latency: Latency::default(),
+            since: Cell::new(since),
+            busy_until: Cell::new(None),
+            ejected: RefCell::default(),
+        };
         Self {
             endpoint: endpoint.clone(),
             identity,
-            pool: Pool::new(endpoint.address, dial, Direction::Outbound),
+            pool: Pool::new(endpoint.address, dial, Direction::Outbound, connections),
             known: Rc::new(known),
             ends: RefCell::default(),
             session: OnceCell::new(),
@@ -144,7 +166,15 @@ impl Replica {
     pub fn begin(self: &Rc<Self>, now: Instant) -> (InFlight, Trying) {
         let probe = self.known.standing.begin(now);
         let forced = matches!(self.known.standing.state(), Health::Ejected(_));
-        let trying = Trying { replica: self.clone(), probe, forced, started: now, dials: self.pool.dials() };
+        let trying = Trying {
+            replica: self.clone(),
+            probe,
+            forced,
+            started: now,
+            dials: self.pool.dials(),
+            learned: false,
+            told: false,
+        };
         (self.pool.begin(), trying)
     }
 
@@ -229,8 +259,8 @@ impl Replica {
     }
 
     /// It failed: what it is to be ejected for, if that is enough.
-    pub fn failed(&self, settings: &Ejection, unreachable: bool, now: Instant) -> Option<Cause> {
-        self.known.standing.failed(settings, unreachable, now)
+    pub fn failed(&self, settings: &Ejection, probe: bool, unreachable: bool, now: Instant) -> Option<Cause> {
+        self.known.standing.failed(settings, probe, unreachable, now)
     }
 
     /// Ejects it; until when.
@@ -252,15 +282,43 @@ impl Trying {
         &self.replica
     }
 
-    /// Takes note of what it says of the endpoint's speed. From here on it is no probe any more.
-    pub fn learn(&mut self, outcome: Outcome, mean: &Mean, now: Instant) {
-        self.probe = false;
+    /// An answer has begun, and how it ends will be told: takes note of the endpoint's speed.
+    pub fn begun(&mut self, now: Instant) {
+        self.learn(Outcome::Answered, now);
+        self.learned = true;
+    }
+
+    /// It ends with this: takes note of what that says of the endpoint's speed.
+    pub fn end(&mut self, outcome: Outcome, now: Instant) {
+        self.told = true;
+        self.learn(outcome, now);
+    }
+
+    /// Nothing more will be heard of it.
+    pub(super) fn give_up(&mut self, now: Instant) {
+        self.told = true;
+        let known = &self.replica.known;
+        if self.probe {
+            known.standing.abandon(now);
+        }
+        // Whoever gave up waited that long at least. Else an endpoint that hangs would be asked for ever by
+        // callers who are less patient than the mesh.
+        let (age, mean) = (now.saturating_duration_since(self.started).as_secs_f64(), known.mean.seconds());
+        if !self.learned && age > known.latency.estimate(mean, now) {
+            known.latency.observe(age, self.started, mean, now);
+        }
+    }
+
+    fn learn(&self, outcome: Outcome, now: Instant) {
+        let mean = &self.replica.known.mean;
         let known = &self.replica.known;
         // A connection that had to be made first is not the endpoint's slowness.
         let reused = self.replica.pool.dials() == self.dials;
         let elapsed = now.saturating_duration_since(self.started).as_secs_f64();
+        // What came after the head is no latency.
+        let elapsed = if self.learned { 0.0 } else { elapsed };
         match outcome {
-            Outcome::Answered if !reused => {}
+            Outcome::Answered if self.learned || !reused => {}
             Outcome::Answered => {
                 known.latency.observe(elapsed, self.started, mean.seconds(), now);
                 mean.observe(elapsed, now);
@@ -268,7 +326,7 @@ impl Trying {
             Outcome::Busy(_) | Outcome::Failed => {
                 known.latency.observe(elapsed.max(FAILING), self.started, mean.seconds(), now);
             }
-            Outcome::Unreachable => {}
+            Outcome::Refused | Outcome::Unreachable => {}
         }
         if let Outcome::Busy(asked) = outcome {
             known.busy_until.set(Some(now + asked));
@@ -281,7 +339,7 @@ impl Trying {
         let returned = if self.forced {
             known.standing.proved(settings, now)
         } else {
-            known.standing.succeeded(settings, now)
+            known.standing.succeeded(settings, self.probe, now)
         };
         if returned {
             known.ejected.take();

@@ -81,6 +81,11 @@ pub fn is_safe(method: &Method, delivered: Delivered) -> bool {
     delivered == Delivered::No || method.is_idempotent()
 }
 
+/// Whether no connection was made, so that nobody had any work with the try.
+pub fn is_unconnected(reason: Reason) -> bool {
+    matches!(reason, Reason::ConnectFailed | Reason::ConnectTimeout | Reason::PeerIdentityMismatch)
+}
+
 /// Whether the owner wants a try that was answered so made again. What the endpoint's proxy (`mesh`)
 /// says of its own connection to the application is a failed connection, whatever its status.
 pub fn wants_answer(policy: &RetryPolicy, answer: &Response, mesh: bool, tries: usize) -> bool {

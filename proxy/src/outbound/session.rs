@@ -2,8 +2,9 @@
 //!
 //! A token names its endpoint by a digest over what is called and the workload's UID, never by an address,
 //! and says when the session began and was last used. It is looked up among the backends of the rule and
-//! believed for nothing else: a made-up one leads to an endpoint that the request could have been sent to
-//! anyway, or to none, and then the balancer picks. Nothing is kept here: every proxy understands every
+//! believed for nothing else: a made-up one leads to an endpoint of one of these backends, of one whose weight
+//! is 0 by now, too (who has a session there keeps it, as GEP-1619 wants), or to none, and then the balancer
+//! picks. Nothing is kept here: every proxy understands every
 //! other's tokens, before and after a restart.
 
 use super::Port;

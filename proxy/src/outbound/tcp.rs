@@ -5,8 +5,8 @@
 
 use super::replica::{Outcome, Replica};
 use super::retry::TRIES_MAX;
-use super::{Port, affinity, limits};
-use crate::pool::InFlight;
+use super::{Port, affinity, connections, limits};
+use crate::pool::{Held, InFlight, Wire};
 use crate::stream::Stream;
 use crate::tcp::Pair;
 use crate::worker::Worker;
@@ -21,6 +21,8 @@ use weft_model::reason::Reason;
 pub struct Opened {
     replica: Rc<Replica>,
     stream: Stream,
+    /// The connection's place, while it is there.
+    held: Held,
     /// What the server said so far.
     first: BytesMut,
     /// Counts for the balancer from here on.
@@ -46,7 +48,7 @@ impl Opened {
     /// It is not needed: kept for HTTP where nothing was said on it and it has no other purpose.
     pub fn park(self) {
         if self.first.is_empty() {
-            self.replica.pool.adopt(self.stream);
+            self.replica.pool.adopt(self.stream, self.held);
         }
     }
 }
@@ -61,7 +63,7 @@ pub async fn carry(worker: &Rc<Worker>, port: &Port, client: Stream, buffered: B
 
 /// The same over a connection that is made already.
 pub async fn carry_over(worker: &Rc<Worker>, port: &Port, opened: Opened, client: Stream, buffered: Bytes) {
-    let Opened { replica, stream: server, first, _in_flight } = opened;
+    let Opened { replica, stream: server, held: _held, first, _in_flight } = opened;
     let ends = replica.ends(worker, &port.labels);
     let cells = worker.metrics.tcp_cells(&ends);
     let _open = cells.opened();
@@ -90,20 +92,23 @@ pub async fn connect(worker: &Rc<Worker>, port: &Port) -> Result<Opened, Reason>
     let mut tried: Vec<Rc<Replica>> = Vec::new();
     let mut last = Reason::EndpointsMissing;
     let key = affinity::of_connection(&port.model.traffic, worker);
+    let pick = |tried: &[Rc<Replica>]| {
+        port.balancer.pick(tried, key, &mut worker.random.borrow_mut(), Instant::now())
+    };
+    // The endpoint that was waited for, and how long may be.
+    let (mut waited, mut until) = (None, None);
     while tried.len() < TRIES_MAX {
         let now = Instant::now();
-        let picked = port.balancer.pick(&tried, key, &mut worker.random.borrow_mut(), now);
-        let replica = match picked {
+        let again = waited.is_some();
+        let replica = match waited.take().or_else(|| pick(&tried)) {
             Some(replica) => replica,
             None if !tried.is_empty() => break,
-            None => {
-                let pick = || port.balancer.pick(&[], key, &mut worker.random.borrow_mut(), Instant::now());
-                Box::pin(limits::await_endpoint(worker, port, 0, pick)).await?
-            }
+            None => Box::pin(limits::await_endpoint(worker, port, 0, || pick(&[]))).await?,
         };
-        if !tried.is_empty() {
-            // Nothing was delivered, so another try is safe; the budget decides.
-            let due = port.budget.withdraw(now, &port.allowance);
+        if !tried.is_empty() && !again {
+            // Nothing was delivered, so another try is safe; the budget decides of all but the first, as for
+            // requests.
+            let due = tried.len() == 1 || port.budget.withdraw(now, &port.allowance);
             worker.metrics.retried(last, if due { "made" } else { "budget" });
             if !due {
                 return Err(Reason::RetryBudgetExhausted);
@@ -111,14 +116,25 @@ pub async fn connect(worker: &Rc<Worker>, port: &Port) -> Result<Opened, Reason>
         }
         let (in_flight, trying) = replica.begin(now);
         match replica.pool.connect_opaque(worker).await {
-            Ok(stream) => {
+            Ok((stream, held)) => {
                 port.report(worker, trying, Outcome::Answered);
                 return Ok(Opened {
                     replica,
                     stream,
+                    held,
                     first: BytesMut::new(),
                     _in_flight: in_flight.with(place),
                 });
+            }
+            Err(Reason::ConnectionLimit) => {
+                // It says nothing of the endpoint, and was no try.
+                drop((in_flight, trying));
+                let kept = key.map(|_| &replica);
+                let until = &mut until;
+                let waits = connections::await_connection(worker, port, Wire::Opaque, 0, until, kept, || {
+                    pick(&tried)
+                });
+                waited = Some(Box::pin(waits).await?);
             }
             Err(reason) => {
                 port.report(worker, trying, Outcome::Unreachable);

@@ -10,7 +10,7 @@ use super::replay::Replay;
 use super::replica::Replica;
 use super::retry::{self, Answered, Next, TRIES_MAX};
 use super::session::Session;
-use super::{affinity, classify, limits};
+use super::{affinity, classify, connections, limits};
 use crate::deadline::Deadline;
 use crate::h1::{Delivered, SendError};
 use crate::http::{HeaderError, Headers, Known, Request, Response, respond};
@@ -34,11 +34,11 @@ pub(super) struct Progress {
 
 /// How a request fared.
 pub(super) struct Fared {
-    pub(super) response: Response,
-    pub(super) replica: Option<Rc<Replica>>,
-    pub(super) in_flight: Option<InFlight>,
-    pub(super) reason: Option<Reason>,
-    pub(super) tries: u32,
+    pub response: Response,
+    pub replica: Option<Rc<Replica>>,
+    pub in_flight: Option<InFlight>,
+    pub reason: Option<Reason>,
+    pub tries: u32,
 }
 
 // === impl Outbound ===
@@ -67,25 +67,17 @@ impl Outbound {
         let spent = || worker.shared.spending.spent(trace, Instant::now());
         port.budget.request(Instant::now(), &port.allowance);
         let policy = plan.retry();
-        // What the owner wants tried again must still be there then.
-        let kept = policy.map(|_| {
-            let body = std::mem::take(&mut request.body);
-            let replay = Replay::new(body, None);
-            request.body = replay.body();
-            (request.head.clone(), replay)
-        });
         let mut tried: Vec<Rc<Replica>> = Vec::new();
+        let mut until = None;
         let key = affinity::of_request(&port.model.traffic, &request.head, worker);
         let pick = |tried: &[Rc<Replica>]| {
             port.balancer.pick(tried, key, &mut worker.random.borrow_mut(), Instant::now())
         };
         let kept_with = plan.session.as_ref().and_then(Session::replica);
-        let mut replica = match kept_with.or_else(|| pick(&tried)) {
+        let mut replica = match kept_with.clone().or_else(|| pick(&tried)) {
             Some(replica) => replica,
             None => {
-                let at_hand = if request.body.is_at_hand() { request.body.exact_length() } else { None };
-                let body = at_hand.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
-                let bytes = request.head.headers().size() + body;
+                let bytes = kept_bytes(&request);
                 // Boxed: rare, and it would lie in every request's future.
                 match Box::pin(limits::await_endpoint(worker, port, bytes, || pick(&[]))).await {
                     Ok(replica) => replica,
@@ -93,6 +85,17 @@ impl Outbound {
                 }
             }
         };
+        // Copied only once it goes out: what a fault or a limit answers reaches nobody.
+        if !plan.mirrors.is_empty() && wire != Wire::Http1 {
+            request.body = self.mirrored(plan, &request.head, request.body, wire);
+        }
+        // What the owner wants tried again must still be there then.
+        let kept = policy.map(|_| {
+            let body = std::mem::take(&mut request.body);
+            let replay = Replay::new(body, None);
+            request.body = replay.body();
+            (request.head.clone(), replay)
+        });
         loop {
             let tries = tried.len() + 1;
             progress.tries.set(tries);
@@ -130,7 +133,11 @@ impl Outbound {
                 Ok(response) => {
                     let counts = port.model.traffic.ejection.counts;
                     let mesh = replica.identity.is_some();
-                    plan.tried(worker, Some(classify::of_answer(&response, mesh, grpc, counts)));
+                    if classify::ends_with_status(&response, grpc) {
+                        plan.begun();
+                    } else {
+                        plan.tried(worker, Some(classify::of_answer(&response, mesh, grpc, counts)));
+                    }
                     let next = match (policy, &kept) {
                         (Some(policy), Some((_, body))) => {
                             let left = deadline.map(|deadline| deadline.left(Instant::now()));
@@ -173,6 +180,24 @@ impl Outbound {
                 }
                 Err(error) => error,
             };
+            if error.reason == Reason::ConnectionLimit
+                && let Some(back) = error.request
+            {
+                // It says nothing of the endpoint, and was no try: nothing of it is sent before a connection is
+                // free. Who is bound to an endpoint waits for that one.
+                drop(in_flight);
+                plan.trying.take();
+                let kept = (key.is_some() || kept_with.is_some()).then_some(&replica);
+                let (until, bytes) = (&mut until, kept_bytes(&back));
+                let pick = || pick(&tried);
+                let waits = connections::await_connection(worker, port, wire, bytes, until, kept, pick);
+                match Box::pin(waits).await {
+                    Ok(found) => replica = found,
+                    Err(reason) => return Fared::local(reason, None, tries),
+                }
+                request = *back;
+                continue;
+            }
             plan.tried(worker, classify::of_error(&error));
             tried.push(replica.clone());
             let opted = policy.zip(kept.as_ref()).filter(|(policy, (_, replay))| {
@@ -206,17 +231,26 @@ impl Outbound {
                 }
                 return Fared::local(error.reason, Some(replica), tries);
             }
-            if !port.budget.withdraw(now, &port.allowance) {
+            // Who could not connect has loaded nobody: its next try is a first one, and many may have waited
+            // for that connection together.
+            let is_first =
+                tries == 1 && error.delivered == Delivered::No && retry::is_unconnected(error.reason);
+            if !is_first && !port.budget.withdraw(now, &port.allowance) {
                 spent();
                 worker.metrics.retried(error.reason, "budget");
                 return Fared::local(Reason::RetryBudgetExhausted, Some(replica), tries);
             }
             worker.metrics.retried(error.reason, "made");
-            if !wait.is_zero() {
-                tokio::time::sleep(wait).await;
-            }
             request = back;
             replica = next;
+            if !wait.is_zero() {
+                // Not under way meanwhile; and who was next may be gone by then.
+                drop(in_flight);
+                tokio::time::sleep(wait).await;
+                if let Some(better) = pick(&tried) {
+                    replica = better;
+                }
+            }
         }
     }
 }
@@ -273,6 +307,13 @@ fn mark(
         headers.append_known(Known::XWeftAttempt, if tries < 10 { &text[1..] } else { &text })?;
     }
     Ok(())
+}
+
+/// What a request keeps in memory while it waits.
+fn kept_bytes(request: &Request) -> usize {
+    let at_hand = if request.body.is_at_hand() { request.body.exact_length() } else { None };
+    let body = at_hand.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+    request.head.headers().size() + body
 }
 
 fn count(tries: usize) -> u32 {

@@ -65,7 +65,11 @@ async fn exchange(
             echo(&mut body, &mut send, state, &fields).await?;
             let mut trailers = body.trailers().await?.unwrap_or_default();
             if grpc {
-                let status = field(&fields, "x-test-grpc-status").unwrap_or("0");
+                let status = match field(&fields, "x-test-grpc-status").unwrap_or("0").split_once('=') {
+                    Some((name, status)) if name == state.name => status,
+                    Some(_) => "0",
+                    None => field(&fields, "x-test-grpc-status").unwrap_or("0"),
+                };
                 trailers.insert("grpc-status", value(status));
                 trailers.insert("grpc-message", value("done"));
             }

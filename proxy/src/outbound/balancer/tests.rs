@@ -68,7 +68,7 @@ impl Ord for UnderWay {
 impl World {
     fn new(traffic: Arc<Traffic>, zone: &str, endpoints: impl IntoIterator<Item = Arc<Endpoint>>) -> Self {
         let now = Instant::now();
-        let balancer = Balancer::new("80.cart.shop".into(), now);
+        let balancer = Balancer::new("80.cart.shop".into(), None, 0, now);
         let mut world = Self { balancer, tls: Tls::new(), random: Random::seeded(42), now, traffic };
         world.update(zone, endpoints);
         world
@@ -158,6 +158,91 @@ fn an_endpoint_that_becomes_slow_gets_little_within_a_second_and_its_share_again
     world.run(20_000, MILLISECOND, steady);
     let counts = world.run(5_000, MILLISECOND, steady);
     assert!((800..1_200).contains(&counts[0]), "{:?}", &counts[..5]);
+}
+
+#[test]
+fn an_endpoint_that_hangs_until_callers_give_up_is_noticed_though_it_never_fails() {
+    let mut world = World::new(by(Algorithm::PeakEwma), "", all(3));
+    world.run(3_000, MILLISECOND, steady);
+    let mut hung = 0;
+    for _ in 0..3_000 {
+        let replica = world.pick();
+        let (in_flight, mut trying) = replica.begin(world.now);
+        if number(&replica) == 0 {
+            hung += 1;
+            trying.give_up(world.now + MILLISECOND * 200);
+        } else {
+            world.balancer.report(trying, Outcome::Answered, world.now + MILLISECOND);
+        }
+        drop(in_flight);
+        world.now += MILLISECOND * 20;
+    }
+    assert!(hung < 100, "{hung} of 3,000, where 1,000 would be its share");
+}
+
+#[test]
+fn an_endpoint_that_sheds_at_once_does_not_draw_the_load_by_looking_fast() {
+    let mut world = World::new(by(Algorithm::PeakEwma), "", all(3));
+    let slow = MILLISECOND * 20;
+    world.run(3_000, MILLISECOND, |_, _| (slow, Outcome::Answered));
+    // It is stuck, and answers for itself sixty times as fast as the others work.
+    let counts = world.run(3_000, MILLISECOND, |number, _| match number {
+        0 => (MILLISECOND / 3, Outcome::Busy(Duration::from_secs(1))),
+        _ => (slow, Outcome::Answered),
+    });
+    assert!(counts[0] < 100, "{:?}", &counts[..3]);
+}
+
+#[test]
+fn what_an_endpoints_proxy_answers_by_itself_is_no_latency() {
+    let mut world = World::new(by(Algorithm::PeakEwma), "", all(3));
+    world.run(3_000, MILLISECOND, |_, _| (MILLISECOND * 20, Outcome::Answered));
+    let replica = world.pick();
+    let latency = |world: &World| replica.latency(world.balancer.mean.seconds(), world.now);
+    let before = (latency(&world), world.balancer.mean.seconds());
+    for _ in 0..100 {
+        let (_in_flight, trying) = replica.begin(world.now);
+        world.balancer.report(trying, Outcome::Refused, world.now + MILLISECOND / 3);
+    }
+    assert_eq!((latency(&world), world.balancer.mean.seconds()), before);
+    world.answered(&replica, Outcome::Answered);
+    assert!(latency(&world) < before.0, "an answer of its application's is one");
+}
+
+#[test]
+fn turns_begin_where_they_are_told_to() {
+    let first = |turn| {
+        let mut world = World::new(by(Algorithm::RoundRobin), "", all(5));
+        world.balancer = Balancer::new("80.cart.shop".into(), None, turn, world.now);
+        world.update("", all(5));
+        number(&world.pick())
+    };
+    assert_eq!([first(0), first(3), first(usize::MAX)], [0, 3, usize::MAX % 5]);
+}
+
+#[test]
+fn a_set_that_is_told_again_by_another_view_of_the_port_changes_nothing() {
+    let mut world = World::new(by(Algorithm::RoundRobin), "", all(4));
+    let held = world.balancer.candidates.borrow().set.clone();
+    world.pick();
+    world.traffic = by(Algorithm::RoundRobin);
+    world.update("", all(4));
+    assert!(Arc::ptr_eq(&world.balancer.candidates.borrow().set, &held), "nothing was arranged anew");
+    assert_eq!(number(&world.pick()), 1, "it goes on");
+}
+
+#[test]
+fn of_many_endpoints_each_is_found_again_whatever_the_order() {
+    let mut world = World::new(by(Algorithm::PeakEwma), "a", all(2_000));
+    let ejected: Vec<_> = (0..50).map(|_| world.pick()).collect();
+    ejected.iter().for_each(|replica| _ = world.answered(replica, Outcome::Unreachable));
+    let (_, before) = world.balancer.counts();
+    // Half of them move into the own zone, which comes first; one goes, one comes.
+    let zone = |number: usize| if number.is_multiple_of(2) { "a" } else { "" };
+    let gone = (0..2_000).find(|number| ejected.iter().all(|held| self::number(held) != *number)).unwrap();
+    let moved = (0..2_001).filter(|number| *number != gone).map(|number| endpoint(number, zone(number), 2));
+    world.update("a", moved);
+    assert_eq!(world.balancer.counts(), (2_000, before), "all that is known of them is still known");
 }
 
 #[test]
@@ -381,6 +466,24 @@ fn what_is_known_of_an_endpoint_survives_every_change_but_that_of_its_identity()
         (0..5).map(|number| if number == ill { Arc::new(other.clone()) } else { endpoint(number, "b", 7) }),
     );
     assert_eq!(world.balancer.counts(), (5, 1), "nothing is known of it");
+}
+
+#[test]
+fn what_was_under_way_before_an_ejection_does_not_answer_for_its_probe() {
+    let mut world = World::new(by(Algorithm::PeakEwma), "", all(2));
+    let replica = world.pick();
+    let old: Vec<_> = (0..4).map(|_| replica.begin(world.now).1).collect();
+    world.answered(&replica, Outcome::Unreachable);
+    world.now += Duration::from_secs(1);
+    let (_in_flight, probe) = replica.begin(world.now);
+    assert!(probe.is_probe());
+    for (trying, outcome) in
+        old.into_iter().zip([Outcome::Failed, Outcome::Answered, Outcome::Unreachable, Outcome::Refused])
+    {
+        assert_eq!(world.balancer.report(trying, outcome, world.now), None, "{outcome:?}");
+        assert_eq!(world.balancer.counts(), (2, 1));
+    }
+    assert_eq!(world.balancer.report(probe, Outcome::Answered, world.now), Some(Change::Returned));
 }
 
 #[test]
