@@ -1,12 +1,14 @@
 //! `weft explain DIR --from … --to …`: what becomes of one request, and why.
 //!
 //! Verdict, deciding rule with its file and line, nearest miss, the TLS mode that holds and what says
-//! so, and the way: route, filters, timeouts, retries, backends. `--live` explains with the policies that a
+//! so, and the way: route, filters, faults, timeouts, retries, backends with what their callers' proxies and
+//! replicas keep to (session, retry budget, limits). `--live` explains with the policies that a
 //! control API has in force, and says which proxies on the way enforce them. Exit code 0: answered,
 //! whatever the answer; 2: no answer.
 
 mod delivery;
 mod live;
+mod treatment;
 
 use crate::input;
 use crate::judge::{Answer, Branch, Judge, Local, Outcome, Prepared, describe, notes, tls_origin};
@@ -22,6 +24,7 @@ use std::process::ExitCode;
 use weft_model::authentication::TlsMode;
 use weft_model::authorization::Decider;
 use weft_model::mesh::Mesh;
+use weft_model::route::RouteRule;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
@@ -64,6 +67,8 @@ struct Explanation {
     route: Option<RouteSaid>,
     /// `None`: no proxy of the mesh sends requests here.
     delivery: Option<Delivery>,
+    /// What goes wrong with it on purpose.
+    fault: Option<String>,
     backends: Vec<BackendSaid>,
     #[serde(skip_serializing_if = "Option::is_none")]
     live: Option<Live>,
@@ -95,6 +100,10 @@ struct BackendSaid {
     filters: Vec<String>,
     /// How its callers treat it: TrafficPolicies, with their places.
     traffic_policies: Vec<String>,
+    /// The session that it belongs to.
+    session: Option<String>,
+    /// What else holds for it there.
+    treatment: Vec<String>,
     sent_path: Option<String>,
     /// Why no endpoint gets it.
     ends: Option<&'static str>,
@@ -163,7 +172,9 @@ impl Explanation {
     fn new(judge: &Judge, prepared: &Prepared<'_>, outcome: &Outcome<'_>) -> Self {
         let caller = &prepared.caller;
         let answered: Option<Local> = outcome.answered();
-        let backends = outcome.branches.iter().map(|branch| BackendSaid::new(judge, prepared, branch));
+        let backends = outcome.branches.iter().map(|branch| {
+            BackendSaid::new(judge, prepared, outcome.chosen.as_ref().map(|chosen| chosen.rule), branch)
+        });
         Self {
             verdict: outcome.fate().map_or("mixed", |fate| fate.word()),
             reason: outcome.reason().map(|reason| reason.label()),
@@ -185,6 +196,12 @@ impl Explanation {
             delivery: prepared.head.as_ref().filter(|_| caller.proxied).map(|head| {
                 Delivery::new(outcome.chosen.as_ref().map(|chosen| chosen.rule), head, &judge.mesh.config)
             }),
+            fault: prepared.head.as_ref().filter(|_| caller.proxied && outcome.local.is_none()).and_then(
+                |head| {
+                    let traffic = treatment::traffic_of(&judge.mesh, prepared.service);
+                    treatment::fault(&traffic, caller.identity.as_ref(), &prepared.facts(head))
+                },
+            ),
             backends: backends.collect(),
             live: None,
         }
@@ -220,6 +237,9 @@ impl Explanation {
         if let Some(delivery) = &self.delivery {
             delivery.write(&mut text);
         }
+        if let Some(fault) = &self.fault {
+            let _ = writeln!(text, "  fault  {fault}");
+        }
         let total: u64 = self.backends.iter().filter_map(|backend| backend.weight).map(u64::from).sum();
         for backend in &self.backends {
             backend.write(&mut text, total);
@@ -232,7 +252,7 @@ impl Explanation {
 }
 
 impl BackendSaid {
-    fn new(judge: &Judge, prepared: &Prepared<'_>, branch: &Branch<'_>) -> Self {
+    fn new(judge: &Judge, prepared: &Prepared<'_>, rule: Option<&RouteRule>, branch: &Branch<'_>) -> Self {
         let mut endpoints: Vec<EndpointsSaid> = Vec::new();
         for (end, answer) in &branch.ends {
             let port = end.endpoint.address.port();
@@ -261,15 +281,27 @@ impl BackendSaid {
         };
         let named = service.filter(|_| prepared.caller.proxied).map(|held| held.traffic_policies.as_slice());
         let held = named.unwrap_or_default().iter().map(|name| match judge.mesh.traffic_policies.get(name) {
-            Some(held) => format!("{}/{} ({})", held.namespace, held.name, held.provenance),
+            Some(held) => {
+                let kind = held.kind.as_str();
+                format!("{kind} {}/{} ({})", held.namespace, held.name, held.provenance)
+            }
             None => format!("{name}, which is not held"),
         });
         let traffic_policies = held.collect();
+        let traffic = service
+            .filter(|_| prepared.caller.proxied && branch.local.is_none())
+            .map(|held| treatment::traffic_of(&judge.mesh, held));
+        // Sessions are of requests.
+        let of_rule = rule.and_then(|rule| rule.session.as_ref());
+        let session = traffic.as_ref().filter(|_| prepared.head.is_some());
+        let session = session.and_then(|traffic| treatment::session(of_rule, traffic));
         let sent = branch.head.as_ref().map(|head| head.path_and_query().to_owned());
         Self {
             name,
             weight: branch.backend.map(|backend| backend.weight),
             traffic_policies,
+            session,
+            treatment: traffic.map(|traffic| treatment::lines(&traffic)).unwrap_or_default(),
             filters: branch
                 .backend
                 .iter()
@@ -293,7 +325,10 @@ impl BackendSaid {
             let _ = writeln!(text, "         filter: {filter}");
         }
         for policy in &self.traffic_policies {
-            let _ = writeln!(text, "         TrafficPolicy {policy}");
+            let _ = writeln!(text, "         {policy}");
+        }
+        for line in self.session.iter().chain(&self.treatment) {
+            let _ = writeln!(text, "         {line}");
         }
         if let Some(path) = &self.sent_path {
             let _ = writeln!(text, "         the application sees {path}");

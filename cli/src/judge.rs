@@ -278,7 +278,7 @@ impl Prepared<'_> {
         Branch { backend, head: edited, local, ends: judged }
     }
 
-    fn facts<'h>(&self, head: &'h RequestHead) -> HttpFacts<'h> {
+    pub(crate) fn facts<'h>(&self, head: &'h RequestHead) -> HttpFacts<'h> {
         HttpFacts {
             method: head.method.as_str(),
             authority: head.authority(),

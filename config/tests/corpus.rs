@@ -79,3 +79,83 @@ fn the_base_has_no_problems() {
     let compilation = compile(&files);
     assert!(compilation.diagnostics.is_empty(), "{}", render(&compilation.diagnostics, &files, false));
 }
+
+/// What the examples of docs/policy.md refer to, and what stands around those that are a part of a document.
+const REFERENCE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec: {selector: {app: cart}, ports: [{port: 80, appProtocol: PROTOCOL}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: checkout, namespace: shop}
+spec: {selector: {app: checkout}, ports: [{port: 80, appProtocol: grpc}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {selector: {app: db}, ports: [{port: 5432, appProtocol: tls}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db-orders, namespace: shop}
+spec: {selector: {app: db}, ports: [{port: 5432, appProtocol: tls}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db-orders-next, namespace: shop}
+spec: {selector: {app: db}, ports: [{port: 5432, appProtocol: tls}]}
+---
+apiVersion: weft.dev/v1alpha1
+kind: Workload
+metadata: {name: cart-1, namespace: shop, labels: {app: cart}}
+spec: {address: 10.0.0.1, serviceAccount: web, ports: [{port: 80, protocol: PROTOCOL}]}
+---
+apiVersion: weft.dev/v1alpha1
+kind: Workload
+metadata: {name: checkout-1, namespace: shop, labels: {app: checkout}}
+spec: {address: 10.0.0.2, serviceAccount: checkout, ports: [{port: 80, protocol: grpc}]}
+---
+apiVersion: weft.dev/v1alpha1
+kind: Workload
+metadata: {name: db-1, namespace: shop, labels: {app: db}}
+spec: {address: 10.0.0.3, serviceAccount: db, ports: [{port: 5432, protocol: tls}]}
+";
+const AROUND: [(&str, &str); 2] = [
+    (
+        "  rules:",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: cart, namespace: shop}\nspec:\n  \
+         parentRefs: [{group: '', kind: Service, name: cart, port: 80}]\n",
+    ),
+    (
+        "  faults:",
+        "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: cart, namespace: shop}\nspec:\n  targetRefs: \
+         [{kind: Service, name: cart}]\n",
+    ),
+];
+
+#[test]
+fn every_example_of_the_policy_reference_is_free_of_problems() {
+    let reference = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/policy.md");
+    let text = fs::read_to_string(reference).unwrap();
+    let blocks: Vec<_> =
+        text.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(blocks.len() >= 6, "{blocks:?}");
+    for block in blocks {
+        let around =
+            AROUND.iter().find(|(first, _)| block.starts_with(first)).map_or("", |(_, around)| *around);
+        let protocol = if block.contains("GRPCRoute") { "grpc" } else { "http" };
+        let file = |name: &str, text: String| SourceFile { name: name.to_owned(), text };
+        let files = [
+            file("reference.yaml", REFERENCE.replace("PROTOCOL", protocol)),
+            file("example.yaml", format!("{around}{block}")),
+        ];
+        let compilation = compile(&files);
+        assert!(
+            compilation.diagnostics.is_empty(),
+            "{}\n{block}",
+            render(&compilation.diagnostics, &files, false)
+        );
+    }
+}

@@ -19,6 +19,7 @@ fn examples() -> Vec<PathBuf> {
         "jwt-protected-api",
         "namespace-isolation",
         "permissive-migration",
+        "resilience",
     ] {
         assert!(all.iter().any(|path| path.ends_with(task)), "the example {task} is missing: {all:?}");
     }

@@ -199,3 +199,62 @@ fn whoever_has_no_proxy_is_told_of_no_retries() {
         "{said:#}"
     );
 }
+
+const TREATED: &str = "
+apiVersion: weft.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: cart, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, name: cart}]
+  loadBalancing: {algorithm: ConsistentHash, hash: {header: x-user}, zone: Prefer}
+  connections: {maxInFlight: 200, maxConnections: 10}
+  ejection: {counts: ServerErrors, consecutiveFailures: 3}
+  rateLimits: [{name: all, requests: 500}]
+  concurrency: {max: 64}
+  faults:
+  - {match: {path: {value: /broken}}, delay: {fixed: 2s, percent: 10}, abort: {httpStatus: 503}, expires: '2999-01-01T00:00:00Z'}
+---
+apiVersion: gateway.networking.x-k8s.io/v1alpha1
+kind: XBackendTrafficPolicy
+metadata: {name: cart, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: cart}]
+  retryConstraint: {budget: {percent: 10, interval: 5s}}
+  sessionPersistence: {sessionName: stay, idleTimeout: 1m}
+";
+
+#[test]
+fn what_a_request_is_in_for_is_told_session_budget_limits_and_faults() {
+    let text = explained(TREATED, &["--path", "/broken/items"]);
+    for line in [
+        "  fault  10 of 100 such requests wait 2s; all such requests are answered 503 (fault_injected), for ",
+        "         TrafficPolicy shop/cart (a.yaml:",
+        "         XBackendTrafficPolicy shop/cart (a.yaml:",
+        "         stays with one endpoint by the cookie stay, for 60s without requests, by the Service's policy\n",
+        "         balancing: ConsistentHash of the header x-user, the own zone first\n",
+        "         retry budget: 10 % of the requests of 5s, at least ",
+        "         ejection: after 3 server errors in a row, or below 50 % of successes; 1s to 30s, 50 % of the endpoints at most\n",
+        "         limits: at most 200 under way and 10 connections; 1024 wait at most, 1s each, from each proxy\n",
+        "         rate limit all: 500 in 1s, 500 at once, at each replica\n",
+        "         concurrency: 64 at once at each replica; 640 wait, 1s at most\n",
+    ] {
+        assert!(text.contains(line), "{line:?} is not in\n{text}");
+    }
+    let said = json(TREATED, &["--path", "/items"]);
+    assert_eq!(said["fault"], serde_json::Value::Null, "it is for other requests");
+    assert_eq!(said["backends"][0]["treatment"].as_array().unwrap().len(), 6, "{said:#}");
+}
+
+#[test]
+fn where_no_policy_speaks_the_defaults_are_told_and_a_rules_session_goes_first() {
+    let plain = explained("", &[]);
+    assert!(plain.contains("         balancing: PeakEwma\n"), "{plain}");
+    assert!(plain.contains("         retry budget: 20 % of the requests of 10s, at least 30\n"), "{plain}");
+    assert!(!plain.contains("  fault  ") && !plain.contains("stays with one endpoint"), "{plain}");
+    let route = ROUTE.replace(
+        "    timeouts: {request: 3s",
+        "    sessionPersistence: {type: Header, sessionName: x-stay}\n    timeouts: {request: 3s",
+    );
+    let text = explained(&format!("{route}---{TREATED}"), &["--path", "/routed"]);
+    assert!(text.contains("stays with one endpoint by the header x-stay, by the rule\n"), "{text}");
+}
