@@ -10,8 +10,8 @@ use crate::http::{Body, BodyError, Frame, Headers, Known, LocalBody, RequestHead
 use crate::inbound::judge::Marks;
 use crate::inbound::revoke::Live;
 use crate::metrics::{Ends, Outcome};
-use crate::overload::limiter::Places;
 use crate::outbound::verdict::Verdict;
+use crate::overload::limiter::Places;
 use crate::pool::InFlight;
 use crate::timer::Timer;
 use crate::worker::Worker;

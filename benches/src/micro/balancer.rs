@@ -47,7 +47,7 @@ fn balancer(algorithm: Algorithm, count: usize) -> Result<Balancer> {
     let load_balancing = LoadBalancing { algorithm, hash, ..LoadBalancing::default() };
     let traffic = Arc::new(Traffic { load_balancing, ..Traffic::default() });
     let endpoints = (0..count).map(endpoint).collect::<Result<_>>()?;
-    let balancer = Balancer::new("80.cart.shop".into(), Instant::now());
+    let balancer = Balancer::new("80.cart.shop".into(), None, 0, Instant::now());
     balancer.update(&Arc::new(EndpointSet { endpoints }), &traffic, "", &Tls::new(), Instant::now());
     balancer.pick(&[], Some(1), &mut Random::seeded(1), Instant::now()).context("nothing to pick")?;
     Ok(balancer)
