@@ -19,6 +19,7 @@ mod routes;
 mod services;
 mod shadow;
 mod traffic;
+mod without_proxy;
 
 use crate::report::Report;
 use crate::schema::Documents;
@@ -39,8 +40,7 @@ pub(crate) fn mesh<'r>(report: &'r Report<'r>, documents: &'r Documents<'r>) -> 
     let request_authentications =
         request_authentication::bind(report, documents, &config, &mut population, &services);
     let routes = routes::attach(report, documents, &config, &mut services);
-    let traffic_policies =
-        traffic::bind(report, documents, config.path_normalization, &mut population, &mut services);
+    let traffic_policies = traffic::bind(report, documents, &config, &mut population, &mut services, &routes);
     services.warn_of_empty(report);
     let held = assemble::Held {
         peer_authentications,

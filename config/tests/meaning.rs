@@ -345,3 +345,21 @@ fn a_directory_is_read_with_its_links_and_without_what_is_hidden() {
     assert!(read_directory(path).is_err(), "a loop ends");
     assert!(read_directory(path.join("nowhere")).is_err());
 }
+
+#[test]
+fn callers_of_faults_are_of_the_mesh_s_trust_domains() {
+    let mesh = clean(
+        &("apiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: {name: m}\nspec: {trustDomain: prod.example, trustDomainAliases: [old.example]}\n---\n"
+            .to_owned()
+            + &workload("shop", "cart-1", "cart", "10.0.0.1", "")
+            + &service("shop", "cart", "{selector: {app: cart}, ports: [{port: 80, targetPort: 8080}]}")
+            + "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: cart, namespace: shop}\nspec: {targetRefs: [{kind: Service, name: cart}], faults: [{match: {principals: [cluster.local/ns/a/sa/b, old.example/ns/a/sa/b]}, abort: {httpStatus: 500}, expires: '2099-01-01T00:00:00Z'}]}\n"),
+    );
+    let policy = mesh.traffic_policies.values().next().unwrap();
+    let principals = policy.traffic.faults[0].principals.iter().map(|held| held.principal());
+    assert_eq!(
+        principals.collect::<Vec<_>>(),
+        ["prod.example/ns/a/sa/b", "old.example/ns/a/sa/b"],
+        "each once, whatever domain it was written with"
+    );
+}

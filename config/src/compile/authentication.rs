@@ -1,12 +1,13 @@
 //! PeerAuthentications: which workloads each binds, and what each workload's ports then accept.
 
 use super::population::Population;
+use super::without_proxy::{self, Weight};
 use crate::report::{Place, Report};
 use crate::schema::Documents;
 use crate::schema::selector::Target;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use weft_model::authentication::{PeerAuthentication, PolicyScope, TlsModes};
+use weft_model::authentication::{PeerAuthentication, PolicyScope, TlsMode, TlsModes};
 use weft_model::mesh::MeshConfig;
 use weft_model::names::{Namespace, ResourceName};
 
@@ -40,6 +41,10 @@ pub(crate) fn bind(
                 None,
             );
         }
+        let strict = Some(TlsMode::Strict);
+        let refuses = spec.mode == strict || spec.ports.iter().any(|(_, mode)| *mode == strict);
+        let weight = if refuses { Weight::Refuses } else { Weight::Notes };
+        without_proxy::check(report, &document.metadata, &spec.target, weight, &bound, population);
         let before = match scope {
             PolicyScope::Workload => {
                 bound.iter().filter_map(|index| narrow.insert(*index, name.place)).next()

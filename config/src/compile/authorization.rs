@@ -3,9 +3,10 @@
 use super::binding::bound;
 use super::paths;
 use super::population::Population;
-use super::principals::{OWN, expand, is_own};
+use super::principals::{expand, warn_of_foreign};
 use super::services::Services;
 use super::shadow::shadowing;
+use super::without_proxy::{self, Weight};
 use crate::closest::did_you_mean;
 use crate::report::{At, Place, Report};
 use crate::schema::authorization_policy::{AuthorizationPolicy, Rule};
@@ -36,6 +37,9 @@ pub(crate) fn bind(
         for index in &bound {
             population.all[*index].authorizations.push(resource.clone());
         }
+        let refuses = document.spec.action != Action::Audit && !document.spec.dry_run;
+        let weight = if refuses { Weight::Refuses } else { Weight::Notes };
+        without_proxy::check(report, &document.metadata, &document.spec.target, weight, &bound, population);
         let provider = document.spec.provider;
         if let Some(provider) = &provider {
             check_provider(report, provider, &bound, &mut asked, config, services);
@@ -44,14 +48,7 @@ pub(crate) fn bind(
             check_protocols(report, rule, document.spec.action, &bound, population);
             check_ports(report, rule, &bound, population);
             paths::check(report, &rule.paths, config.path_normalization);
-            for domain in rule.trust_domains.iter().filter(|domain| !is_own(&domain.value, config)) {
-                let message = format!(
-                    "{} is not a trust domain of this mesh: nobody has such a principal",
-                    domain.value
-                );
-                let hint = format!("the mesh's is {}, and {OWN} always means it", config.trust_domain);
-                report.warn(domain.place, message, hint);
-            }
+            warn_of_foreign(report, &rule.trust_domains, config);
         }
         if report.failed(document.place()) {
             continue;

@@ -22,6 +22,8 @@ const NAMES_LENGTH_MAX: usize = 253 - "65535...workload".len();
 
 pub(crate) struct Population<'r> {
     pub(crate) all: Vec<Entry<'r>>,
+    /// Whether there is a workload without a proxy.
+    pub(crate) has_plain: bool,
     by_namespace: HashMap<&'r str, Vec<usize>>,
     by_label: HashMap<(&'r str, &'r str), Vec<usize>>,
 }
@@ -48,7 +50,12 @@ impl<'r> Population<'r> {
         workloads: &'r [Rc<Document<'r, Written<'r>>>],
         config: &MeshConfig,
     ) -> Self {
-        let mut population = Self { all: Vec::new(), by_namespace: HashMap::new(), by_label: HashMap::new() };
+        let mut population = Self {
+            all: Vec::new(),
+            has_plain: workloads.iter().any(|document| !document.spec.injected),
+            by_namespace: HashMap::new(),
+            by_label: HashMap::new(),
+        };
         for document in workloads {
             let (namespace, name) = (&document.metadata.namespace.value, &document.metadata.name);
             let Ok(uid) = format!("{namespace}/{}", name.value).parse() else {

@@ -1,12 +1,14 @@
 //! Trust domain aliases: a principal of any of the mesh's trust domains is meant as of all of them,
 //! and `cluster.local` always means the mesh's own, as in Istio.
 
+use crate::report::{At, Report};
 use weft_model::authorization::{Clause, Condition, Rule};
 use weft_model::mesh::MeshConfig;
+use weft_model::spiffe::SpiffeId;
 use weft_model::string_match::StringMatch;
 
 /// What Istio calls "my own trust domain", whatever its name is.
-pub(crate) const OWN: &str = "cluster.local";
+const OWN: &str = "cluster.local";
 
 /// Rewrites the principals of a rule.
 pub(crate) fn expand(rule: &mut Rule, config: &MeshConfig) {
@@ -23,8 +25,39 @@ pub(crate) fn expand(rule: &mut Rule, config: &MeshConfig) {
     }
 }
 
-/// Whether identities of the trust domain can be the mesh's.
-pub(crate) fn is_own(domain: &str, config: &MeshConfig) -> bool {
+/// Rewrites whole principals.
+pub(crate) fn expand_identities(identities: &mut Vec<SpiffeId>, config: &MeshConfig) {
+    let mut expanded: Vec<SpiffeId> = Vec::with_capacity(identities.len());
+    for identity in identities.drain(..) {
+        if is_own(identity.trust_domain(), config) {
+            let rest = (identity.namespace(), identity.service_account());
+            let of = |domain: &str| format!("spiffe://{domain}/ns/{}/sa/{}", rest.0, rest.1).parse();
+            let each =
+                own(config).map(|domain| of(domain).expect("an identity of a trust domain must parse"));
+            for variant in each {
+                if !expanded.contains(&variant) {
+                    expanded.push(variant);
+                }
+            }
+        } else {
+            expanded.push(identity);
+        }
+    }
+    *identities = expanded;
+}
+
+/// Warns of trust domains that are not the mesh's.
+pub(crate) fn warn_of_foreign(report: &Report<'_>, domains: &[At<Box<str>>], config: &MeshConfig) {
+    for domain in domains.iter().filter(|domain| !is_own(&domain.value, config)) {
+        let message =
+            format!("{} is not a trust domain of this mesh: nobody has such a principal", domain.value);
+        let hint = format!("the mesh's is {}, and {OWN} always means it", config.trust_domain);
+        report.warn(domain.place, message, hint);
+    }
+}
+
+// Whether identities of the trust domain can be the mesh's.
+fn is_own(domain: &str, config: &MeshConfig) -> bool {
     domain == OWN || own(config).any(|held| held == domain)
 }
 

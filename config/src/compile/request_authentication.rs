@@ -3,6 +3,7 @@
 use super::binding::bound;
 use super::population::{Entry, Population};
 use super::services::Services;
+use super::without_proxy::{self, Weight};
 use crate::report::Report;
 use crate::schema::Documents;
 use std::collections::{BTreeMap, HashSet};
@@ -29,6 +30,7 @@ pub(crate) fn bind(
         for index in &bound {
             population.all[*index].request_authentications.push(resource.clone());
         }
+        without_proxy::check(report, &document.metadata, &spec.target, Weight::Refuses, &bound, population);
         let failed = report.failed(document.place());
         if spec.rules.is_empty() && !failed {
             let hint = "write `jwtRules`, or leave the document out";

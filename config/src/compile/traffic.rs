@@ -1,40 +1,55 @@
 //! TrafficPolicies and XBackendTrafficPolicies: the Services that each is for.
 
+mod effect;
+
 use super::paths;
 use super::population::Population;
+use super::principals::{expand_identities, warn_of_foreign};
 use super::services::Services;
 use crate::report::{At, Place, Report};
 use crate::schema::{Documents, Metadata};
+use effect::Effect;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use weft_model::mesh::MeshConfig;
 use weft_model::names::{ResourceName, ServiceName};
-use weft_model::path::Normalization;
+use weft_model::route::Route;
 use weft_model::traffic::{Traffic, TrafficKind, TrafficPolicy};
 
 /// Binds all policies. One with errors is named by its Services and not held, which denies: what it
 /// says may be a limit. A Service has one of each kind at most, so that nobody has to know which of two
-/// holds; the kinds have nothing in common.
+/// holds.
 pub(crate) fn bind(
     report: &Report<'_>,
     documents: &Documents<'_>,
-    level: Normalization,
+    config: &MeshConfig,
     population: &mut Population<'_>,
     services: &mut Services<'_>,
+    routes: &BTreeMap<ResourceName, Arc<Route>>,
 ) -> BTreeMap<ResourceName, Arc<TrafficPolicy>> {
     let mut held = BTreeMap::new();
     let mut taken = BTreeMap::new();
     for document in &documents.traffic_policies {
         let (metadata, spec) = (&document.metadata, &document.spec);
         let name = attach(report, TrafficKind::Weft, metadata, &spec.services, services, &mut taken);
-        paths::check(report, &spec.paths, level);
+        paths::check(report, &spec.paths, config.path_normalization);
+        warn_of_foreign(report, &spec.trust_domains, config);
+        Effect::new(&spec.services, population, services, routes).check(
+            report,
+            &spec.of_requests,
+            &spec.of_replicas,
+        );
         if !report.failed(document.place()) {
-            let policy = policy(report, TrafficKind::Weft, metadata, spec.traffic.clone());
+            let mut traffic = spec.traffic.clone();
+            traffic.faults.iter_mut().for_each(|fault| expand_identities(&mut fault.principals, config));
+            let policy = policy(report, TrafficKind::Weft, metadata, traffic);
             held.insert(name, Arc::new(policy));
         }
     }
     for document in &documents.backend_traffic_policies {
         let (metadata, spec) = (&document.metadata, &document.spec);
         let name = attach(report, TrafficKind::Gateway, metadata, &spec.services, services, &mut taken);
+        Effect::new(&spec.services, population, services, routes).check(report, &spec.of_requests, &[]);
         if !report.failed(document.place()) {
             let traffic = Traffic {
                 retry_budget: spec.retry_budget,

@@ -20,6 +20,8 @@ pub(crate) struct BackendTrafficPolicy {
     pub(crate) services: Vec<At<ServiceName>>,
     pub(crate) retry_budget: Option<RetryBudget>,
     pub(crate) session: Option<SessionPersistence>,
+    /// What only requests have, not opaque connections.
+    pub(crate) of_requests: Vec<At<&'static str>>,
 }
 
 pub(crate) fn read(spec: Option<&Object<'_>>, metadata: &Metadata<'_>) -> BackendTrafficPolicy {
@@ -32,11 +34,13 @@ pub(crate) fn read(spec: Option<&Object<'_>>, metadata: &Metadata<'_>) -> Backen
         let budget = object.take("budget").and_then(Value::object);
         retry_budget(budget.as_ref(), &object)
     });
-    let session = spec.take("sessionPersistence").and_then(session_persistence::read);
+    let session = spec.take("sessionPersistence");
+    let of_requests = session.iter().map(|value| value.at("sessionPersistence")).collect();
+    let session = session.and_then(session_persistence::read);
     if !spec.has("retryConstraint") && !spec.has("sessionPersistence") {
         spec.error("the policy says nothing: `retryConstraint` or `sessionPersistence` must be given");
     }
-    BackendTrafficPolicy { services: services(references, metadata), retry_budget, session }
+    BackendTrafficPolicy { services: services(references, metadata), retry_budget, session, of_requests }
 }
 
 /// Reads a budget: `percent` and `interval` of one object, `minRetryRate` of the other.
@@ -63,10 +67,10 @@ fn retry_budget(share: Option<&Object<'_>>, rate: &Object<'_>) -> RetryBudget {
     budget
 }
 
-/// How many retries an interval always has, by a rate.
+/// How many retries an interval always has, by a rate. Rounded up: a rate that is wanted is never none.
 fn floor(count: u32, time: Duration, interval: Duration) -> u32 {
     let rate = interval.as_millis().saturating_mul(count.into());
-    u32::try_from(rate / time.as_millis().max(1)).unwrap_or(u32::MAX)
+    u32::try_from(rate.div_ceil(time.as_millis().max(1))).unwrap_or(u32::MAX)
 }
 
 // The upstream CRD's bounds.
@@ -86,7 +90,8 @@ mod tests {
     fn the_floor_is_a_rate_over_the_interval() {
         let seconds = Duration::from_secs;
         assert_eq!(floor(RATE_DEFAULT, seconds(1), seconds(10)), 100);
-        assert_eq!(floor(3, seconds(60), seconds(10)), 0);
+        assert_eq!(floor(1, seconds(60), seconds(10)), 1, "a slow rate is not none");
+        assert_eq!(floor(7, seconds(60), seconds(10)), 2);
         assert_eq!(floor(3, seconds(60), seconds(3600)), 180);
     }
 }

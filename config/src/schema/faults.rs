@@ -36,11 +36,13 @@ const GRPC: [(&str, u8); 16] = [
     ("UNAUTHENTICATED", 16),
 ];
 
-pub(crate) fn read(value: Value<'_>) -> Vec<Fault> {
-    value.items(16).unwrap_or_default().into_iter().filter_map(fault).collect()
+/// Reads `faults`; `domains`: the trust domains of the principals that they name.
+pub(crate) fn read(value: Value<'_>, domains: &mut Vec<At<Box<str>>>) -> Vec<Fault> {
+    let items = value.items(16).unwrap_or_default();
+    items.into_iter().filter_map(|item| fault(item, domains)).collect()
 }
 
-fn fault(value: Value<'_>) -> Option<Fault> {
+fn fault(value: Value<'_>, domains: &mut Vec<At<Box<str>>>) -> Option<Fault> {
     let object = value.object()?;
     let expires = object.require("expires").and_then(|value| value.parse_with(parse_instant));
     let delay = object.take("delay").map(delay);
@@ -59,7 +61,7 @@ fn fault(value: Value<'_>) -> Option<Fault> {
         expires: 0,
     };
     if let Some(matched) = object.take("match").and_then(Value::object) {
-        which(&matched, &mut fault);
+        which(&matched, &mut fault, domains);
     }
     let expires = expires?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -72,12 +74,15 @@ fn fault(value: Value<'_>) -> Option<Fault> {
     Some(fault)
 }
 
-fn which(object: &Object<'_>, fault: &mut Fault) {
+fn which(object: &Object<'_>, fault: &mut Fault, domains: &mut Vec<At<Box<str>>>) {
     if object.is_empty() {
         object.error("`match` says nothing: leave it out to mean every request");
     }
     for item in object.take("principals").and_then(|value| value.items(64)).unwrap_or_default() {
-        fault.principals.extend(item.parse_with(principal).map(|at| at.value));
+        if let Some(At { value: principal, .. }) = item.parse_with(principal) {
+            domains.push(item.at(principal.trust_domain().into()));
+            fault.principals.push(principal);
+        }
     }
     for item in object.take("namespaces").and_then(|value| value.items(64)).unwrap_or_default() {
         fault.namespaces.extend(item.parse::<Namespace>().map(|at| at.value.as_str().into()));

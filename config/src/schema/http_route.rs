@@ -94,6 +94,14 @@ fn route_match(value: Value<'_>, paths: &mut Vec<RulePath>) -> Option<RouteMatch
     let mut queries: Vec<(Box<str>, ValueMatch)> = Vec::new();
     for item in object.take("queryParams").and_then(|value| value.items(16)).unwrap_or_default() {
         let Some((name, wanted)) = named_value(item) else { continue };
+        if let Some(letter) = never_in_query(name.value).or_else(|| name.value.contains('=').then_some('=')) {
+            never_matches(item, name.value, letter);
+        }
+        if let ValueMatch::Exact(value) = &wanted
+            && let Some(letter) = never_in_query(value)
+        {
+            never_matches(item, value, letter);
+        }
         if queries.iter().any(|(held, _)| **held == *name.value) {
             item.report
                 .error(name.place, format!("the parameter {} comes twice in one match", quoted(name.value)));
@@ -105,6 +113,21 @@ fn route_match(value: Value<'_>, paths: &mut Vec<RulePath>) -> Option<RouteMatch
     let methods = [METHODS.as_slice(), &connect].concat();
     let method = object.take("method").and_then(|value| value.choice(&methods));
     Some(RouteMatch { path: path?, headers, queries, method: method.map(|method| method.value.clone()) })
+}
+
+// Parameters are compared as they stand in the request: what separates them, ends the query or must be
+// escaped is in none.
+fn never_in_query(text: &str) -> Option<char> {
+    text.chars().find(|letter| !letter.is_ascii_graphic() || matches!(letter, '&' | '#'))
+}
+
+fn never_matches(value: Value<'_>, text: &str, letter: char) {
+    let mut bytes = [0; 4];
+    let escaped: String = letter.encode_utf8(&mut bytes).bytes().map(|byte| format!("%{byte:02X}")).collect();
+    value.error_hint(
+        format!("the parameter {} never matches: no query has {letter:?} in it", quoted(text)),
+        format!("write it as it stands in a request ({escaped})"),
+    );
 }
 
 #[derive(Clone, Copy)]

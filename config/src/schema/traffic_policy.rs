@@ -51,12 +51,22 @@ pub(crate) struct TrafficPolicy {
     pub(crate) traffic: Traffic,
     /// The paths that its rate limits name.
     pub(crate) paths: Vec<RulePath>,
+    /// The trust domains of the principals that its faults name.
+    pub(crate) trust_domains: Vec<At<Box<str>>>,
+    /// What only requests have, not opaque connections.
+    pub(crate) of_requests: Vec<At<&'static str>>,
+    /// What the replicas' proxies hold, and not the callers'.
+    pub(crate) of_replicas: Vec<At<&'static str>>,
 }
 
 pub(crate) fn read(spec: Option<&Object<'_>>, metadata: &Metadata<'_>) -> TrafficPolicy {
     let Some(spec) = spec else { return TrafficPolicy::default() };
     let references = spec.require("targetRefs").and_then(|value| value.items(16));
-    let mut paths = Vec::new();
+    let (mut paths, mut trust_domains) = (Vec::new(), Vec::new());
+    let written = |key: &'static str| spec.take_filled(key).map(|value| value.at(key));
+    let of_replicas: Vec<_> = ["rateLimits", "concurrency"].into_iter().filter_map(written).collect();
+    let mut of_requests = of_replicas.clone();
+    of_requests.extend(written("faults"));
     let traffic = Traffic {
         load_balancing: section(spec, "loadBalancing", load_balancing).unwrap_or_default(),
         connections: section(spec, "connections", connections).unwrap_or_default(),
@@ -64,14 +74,18 @@ pub(crate) fn read(spec: Option<&Object<'_>>, metadata: &Metadata<'_>) -> Traffi
         retry_budget: section(spec, "retryBudget", retry_budget).flatten(),
         rate_limits: spec.take("rateLimits").map(|value| rate_limits(value, &mut paths)).unwrap_or_default(),
         concurrency: section(spec, "concurrency", concurrency).flatten(),
-        faults: spec.take("faults").map(faults::read).unwrap_or_default(),
+        faults: spec.take("faults").map(|value| faults::read(value, &mut trust_domains)).unwrap_or_default(),
         session: None,
     };
     if let Some(held) = spec.take("sessionPersistence") {
         let hint = "Gateway API has it: write an XBackendTrafficPolicy";
         held.error_hint("a TrafficPolicy has no `sessionPersistence`", hint);
     }
-    TrafficPolicy { services: services(references.unwrap_or_default(), metadata), traffic, paths }
+    if let Some(HashOn::Header(_) | HashOn::Cookie(_)) = traffic.load_balancing.hash {
+        of_requests.extend(written("loadBalancing"));
+    }
+    let services = services(references.unwrap_or_default(), metadata);
+    TrafficPolicy { services, traffic, paths, trust_domains, of_requests, of_replicas }
 }
 
 // A section that says nothing is one whose keys went missing.

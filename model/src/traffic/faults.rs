@@ -16,7 +16,7 @@ pub struct Fault {
     pub namespaces: Vec<Box<str>>,
     /// Empty: any.
     pub methods: Vec<Method>,
-    /// As the application sent it, before routes. `None`: any.
+    /// As routes see it: canonical where one of them looks at paths, else as the application sent it. `None`: any.
     pub path: Option<PathMatch>,
     /// Each must match.
     pub headers: Vec<(HeaderName, ValueMatch)>,

@@ -5,7 +5,7 @@
 //! | destination | everything after depends on it; unknown ends here |
 //! | hop-by-hop and internal fields removed | before any rule sees them: an application cannot speak as the mesh |
 //! | route: rule, filters, backend | on the request as the application sent it |
-//! | faults on purpose, by the Service's policy | on the request as the application sent it; within the deadline, before any try |
+//! | faults on purpose, by the Service's policy | on the request as the application sent it, its path as routes see it; within the deadline, before any try |
 //! | deadline: the route's or the client's, whichever is earlier | around all tries and the answer, so that retries and the waits between them spend it |
 //! | mirrors | copies of the request as its backend gets it; once it goes out, so that faults and limits hold for them, too |
 //! | tries: balancer → pool → wire | each try is another endpoint, where there is one, and says to its proxy which it is and what is left |
