@@ -13,7 +13,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use weft_config::{Compilation, Diagnostic, Severity, SourceFile, render};
 use weft_model::authentication::TlsMode;
+use weft_model::route::RouteKind;
 use weft_model::service::ServiceTarget;
+use weft_model::traffic::TrafficKind;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
@@ -44,8 +46,14 @@ struct Summary {
     services: usize,
     workloads: usize,
     http_routes: usize,
+    grpc_routes: usize,
+    tls_routes: usize,
+    tcp_routes: usize,
     authorization_policies: usize,
     peer_authentications: usize,
+    request_authentications: usize,
+    traffic_policies: usize,
+    backend_traffic_policies: usize,
     peer_authentication_default: &'static str,
 }
 
@@ -85,6 +93,7 @@ fn root(paths: &[PathBuf]) -> String {
 fn json(compilation: &Compilation, summary: &Summary) -> String {
     let mesh = &compilation.mesh;
     let held = mesh.authorizations.keys().chain(mesh.peer_authentications.keys());
+    let held = held.chain(mesh.request_authentications.keys());
     let mut bound: BTreeMap<&str, usize> = held.map(|name| (name.as_str(), 0)).collect();
     for workload in mesh.workloads.values() {
         let names = workload.authorizations.iter().chain(&workload.peer_authentications);
@@ -97,21 +106,24 @@ fn json(compilation: &Compilation, summary: &Summary) -> String {
 
 fn text(files: &[SourceFile], compilation: &Compilation, summary: &Summary, colour: bool) -> String {
     let count = |number: usize, noun: &str| format!("{number} {noun}{}", if number == 1 { "" } else { "s" });
-    let policies = match summary.authorization_policies {
-        1 => "1 authorization policy".to_owned(),
-        several => format!("{several} authorization policies"),
+    let policies = |number: usize, noun: &str| {
+        format!("{number} {noun} {}", if number == 1 { "policy" } else { "policies" })
     };
+    let routes = summary.http_routes + summary.grpc_routes + summary.tls_routes + summary.tcp_routes;
+    let traffic_policies = summary.traffic_policies + summary.backend_traffic_policies;
     format!(
-        "{}{}, {}; {}: {}, {}, {}, {}, {}; mutual TLS where no policy speaks: {}\n",
+        "{}{}, {}; {}: {}, {}, {}, {}, {}, {}, {}; mutual TLS where no policy speaks: {}\n",
         render(&compilation.diagnostics, files, colour),
         count(summary.errors, "error"),
         count(summary.warnings, "warning"),
         count(summary.files, "file"),
         count(summary.services, "service"),
         count(summary.workloads, "workload"),
-        count(summary.http_routes, "route"),
-        policies,
+        count(routes, "route"),
+        policies(summary.authorization_policies, "authorization"),
         count(summary.peer_authentications, "peer authentication"),
+        count(summary.request_authentications, "request authentication"),
+        policies(traffic_policies, "traffic"),
         summary.peer_authentication_default,
     )
 }
@@ -122,6 +134,9 @@ impl Summary {
             compilation.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count()
         };
         let mesh = &compilation.mesh;
+        let routes = |kind: RouteKind| mesh.routes.values().filter(|route| route.kind == kind).count();
+        let traffic =
+            |kind: TrafficKind| mesh.traffic_policies.values().filter(|policy| policy.kind == kind).count();
         let named = |target: &ServiceTarget| matches!(target, ServiceTarget::Service(_));
         Self {
             files: files.len(),
@@ -129,9 +144,15 @@ impl Summary {
             warnings: of(Severity::Warning),
             services: mesh.services.values().filter(|service| named(&service.target)).count(),
             workloads: mesh.workloads.len(),
-            http_routes: mesh.routes.len(),
+            http_routes: routes(RouteKind::Http),
+            grpc_routes: routes(RouteKind::Grpc),
+            tls_routes: routes(RouteKind::Tls),
+            tcp_routes: routes(RouteKind::Tcp),
             authorization_policies: mesh.authorizations.len(),
             peer_authentications: mesh.peer_authentications.len(),
+            request_authentications: mesh.request_authentications.len(),
+            traffic_policies: traffic(TrafficKind::Weft),
+            backend_traffic_policies: traffic(TrafficKind::Gateway),
             peer_authentication_default: match mesh.config.peer_authentication_default {
                 TlsMode::Strict => "STRICT",
                 TlsMode::Permissive => "PERMISSIVE",

@@ -16,6 +16,8 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use weft_config::case::{Ask, Authorizer, Caller, Destination, Fate, Who};
+use weft_model::json::Json;
+use weft_model::spiffe::TrustDomain;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
@@ -92,6 +94,8 @@ struct Change {
 struct Seen {
     verdict: &'static str,
     why: Vec<String>,
+    /// Why it does not pass, and what it is answered with.
+    reasons: Vec<String>,
     backends: Vec<String>,
     #[serde(skip)]
     passes: Passes,
@@ -157,13 +161,12 @@ fn compare(before: &Judge, after: &Judge, questions: &[Question], left_out: usiz
         let direction = match old.passes.cmp(&new.passes) {
             std::cmp::Ordering::Less => Direction::More,
             std::cmp::Ordering::Greater => Direction::Less,
-            std::cmp::Ordering::Equal if old.backends != new.backends || old.verdict != new.verdict => {
-                Direction::Way
-            }
+            std::cmp::Ordering::Equal if old.way() != new.way() => Direction::Way,
             std::cmp::Ordering::Equal => continue,
         };
         let key = (direction, shown_destination(&question.to), old, new);
-        let (requests, _) = found.entry(key).or_insert_with(|| (0, question.shown()));
+        let (requests, _) =
+            found.entry(key).or_insert_with(|| (0, question.shown(&after.mesh.config.trust_domain)));
         *requests += 1;
     }
     let change = |((direction, to, before, after), (requests, example))| Change {
@@ -188,6 +191,7 @@ impl Seen {
             Err(error) => Self {
                 verdict: "none",
                 why: vec![error.to_string()],
+                reasons: Vec::new(),
                 backends: Vec::new(),
                 passes: Passes::Never,
             },
@@ -196,7 +200,16 @@ impl Seen {
 
     fn of(outcome: &Outcome<'_>) -> Self {
         let mut why: BTreeSet<String> = outcome.answers().map(describe).collect();
-        why.extend(outcome.locals().map(|local| local.reason.text().to_owned()));
+        why.extend(outcome.locals().map(|local| {
+            let text = local.reason.text();
+            local.location.as_ref().map_or(text.to_owned(), |to| format!("{text} To {to}"))
+        }));
+        let mut reasons: BTreeSet<String> =
+            outcome.answers().filter_map(|answer| Some(answer.reason()?.label().to_owned())).collect();
+        reasons.extend(outcome.locals().map(|local| {
+            let to = local.location.as_deref().unwrap_or_default();
+            format!("{} {} {to}", local.reason.label(), local.status).trim_end().to_owned()
+        }));
         let passes = match outcome.fate() {
             Some(Fate::Allow) => Passes::Always,
             Some(Fate::Deny | Fate::Redirect) => Passes::Never,
@@ -205,19 +218,27 @@ impl Seen {
         Self {
             verdict: outcome.fate().map_or("mixed", Fate::word),
             why: why.into_iter().collect(),
+            reasons: reasons.into_iter().collect(),
             backends: backends_of(outcome),
             passes,
         }
     }
 }
 
+impl Seen {
+    // What becomes of a request, but not by whose doing.
+    fn way(&self) -> impl Eq + use<'_> {
+        (self.verdict, &self.reasons, &self.backends)
+    }
+}
+
 impl Question {
     // As `weft explain` takes it.
-    fn shown(&self) -> String {
+    fn shown(&self, domain: &TrustDomain) -> String {
         let mut text = match &self.from.who {
             Who::Workload(uid) => format!("--from {uid}"),
             Who::Identity(identity) => format!("--from {}", identity.principal()),
-            Who::Account(namespace, account) => format!("--from cluster.local/ns/{namespace}/sa/{account}"),
+            Who::Account(namespace, account) => format!("--from {domain}/ns/{namespace}/sa/{account}"),
             Who::Unknown => String::new(),
         };
         if self.from.plaintext {
@@ -228,12 +249,23 @@ impl Question {
         }
         if let Some(claims) = &self.from.claims {
             for (name, value) in claims.all.iter() {
-                text += &format!(" --claim '{name}={}'", value.as_text().unwrap_or("…"));
+                let values = match value {
+                    Json::List(values) => values.as_slice(),
+                    one => std::slice::from_ref(one),
+                };
+                for value in values {
+                    text += &format!(" --claim '{name}={}'", value.as_text().unwrap_or("…"));
+                }
             }
         }
         text += &format!(" --to {}", shown_destination(&self.to));
         match &self.ask {
-            Ask::Tcp => text += " --tcp",
+            Ask::Tcp { server_name } => {
+                text += " --tcp";
+                if let Some(name) = server_name {
+                    text += &format!(" --server-name '{name}'");
+                }
+            }
             Ask::Http { method, path, host, headers } => {
                 text += &format!(" --method {method} --path '{path}'");
                 if let Some(host) = host {
@@ -243,6 +275,10 @@ impl Question {
                     text += &format!(" --header '{name}: {value}'");
                 }
             }
+        }
+        let said = |(_, held): &&(&str, Authorizer)| Some(*held) == self.authorizer;
+        if let Some((word, _)) = Authorizer::WORDS.iter().find(said) {
+            text += &format!(" --authorizer {word}");
         }
         text.trim_start().to_owned()
     }

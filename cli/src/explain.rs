@@ -98,7 +98,7 @@ struct BackendSaid {
     name: String,
     weight: Option<u32>,
     filters: Vec<String>,
-    /// How its callers treat it: TrafficPolicies, with their places.
+    /// How its callers treat it: policies by kind and name, with their places.
     traffic_policies: Vec<String>,
     /// The session that it belongs to.
     session: Option<String>,
@@ -282,8 +282,7 @@ impl BackendSaid {
         let named = service.filter(|_| prepared.caller.proxied).map(|held| held.traffic_policies.as_slice());
         let held = named.unwrap_or_default().iter().map(|name| match judge.mesh.traffic_policies.get(name) {
             Some(held) => {
-                let kind = held.kind.as_str();
-                format!("{kind} {}/{} ({})", held.namespace, held.name, held.provenance)
+                format!("{} {}/{} ({})", held.kind.as_str(), held.namespace, held.name, held.provenance)
             }
             None => format!("{name}, which is not held"),
         });

@@ -15,6 +15,8 @@ pub(crate) use question::{Caller, Unanswerable};
 pub(crate) use why::{describe, notes, tls_origin};
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use weft_config::case::{Ask, Authorizer, Destination, Fate};
 use weft_model::endpoints::Endpoint;
 use weft_model::mesh::Mesh;
@@ -22,9 +24,12 @@ use weft_model::names::{ServiceName, WorkloadUid};
 use weft_model::reason::Reason;
 use weft_model::request::HttpFacts;
 use weft_model::route::Backend;
+use weft_model::route::Fraction;
 use weft_model::route_table::{Chosen, Lookup, RouteTable};
 use weft_model::service::{Service, ServicePort, ServiceTarget};
 use weft_model::sni::MeshServerName;
+use weft_model::traffic::{Fault, Traffic};
+use weft_proxy::deadline::Deadline;
 use weft_proxy::http::{Known, RequestHead, Response, filter};
 
 /// A compiled mesh, ready to be asked.
@@ -47,6 +52,10 @@ pub(crate) struct Prepared<'j> {
     server_name: Option<String>,
     /// A route looks at the path, which has no canonical form.
     refused: bool,
+    /// How the Service's callers treat it.
+    traffic: Arc<Traffic>,
+    /// What a request has where its route does not say.
+    timeout_default: Option<Duration>,
     table: RouteTable,
     direct: Vec<End<'j>>,
     backends: HashMap<(ServiceName, u16), Vec<End<'j>>>,
@@ -129,7 +138,11 @@ impl Judge {
         let server_name = question::server_name(ask);
         let direct = self.ends(&service.target, port.port);
         let backends = if caller.proxied { self.backends(port) } else { HashMap::new() };
+        let policies = service.traffic_policies.iter().filter(|_| caller.proxied);
+        let policies = policies.filter_map(|name| self.mesh.traffic_policies.get(name));
         let prepared = Prepared {
+            traffic: Traffic::joined(policies.map(|held| &**held)),
+            timeout_default: self.mesh.config.request_timeout_default,
             caller,
             service,
             port,
@@ -190,16 +203,54 @@ impl Prepared<'_> {
             return ended(Local::of(Reason::RequestMalformed));
         }
         let head = self.head.as_ref();
+        if head.is_none() && self.expects_requests() {
+            return ended(Local::of(Reason::HttpRequired));
+        }
         let found = match head {
             Some(head) => self.table.lookup(&self.facts(head)),
             None => self.table.lookup_connection(self.server_name.as_deref()),
         };
         match found {
-            Lookup::Unrouted => self.direct(head),
+            Lookup::Unrouted => self.faulted(self.direct(head)),
             Lookup::NotFound => ended(Local::of(Reason::RouteNotFound)),
             Lookup::Unresolved(_) => ended(Local::of(Reason::ResourceUnresolved)),
-            Lookup::Rule(chosen) => self.routed(head, chosen),
+            Lookup::Rule(chosen) => self.faulted(self.routed(head, chosen)),
         }
+    }
+
+    // Whether the caller's proxy takes requests alone to the port, whatever the workload behind it speaks.
+    fn expects_requests(&self) -> bool {
+        let is_opaque = self.port.protocol.is_opaque() || self.table.opaque().is_some();
+        let is_http = self.port.protocol.is_http() || self.table.expects_requests();
+        self.caller.proxied && !is_opaque && is_http
+    }
+
+    // A fault for every request answers what would otherwise go to an endpoint.
+    fn faulted<'p>(&self, mut outcome: Outcome<'p>) -> Outcome<'p> {
+        let Some(head) = &self.head else { return outcome };
+        let rule = outcome.chosen.map(|chosen| chosen.rule);
+        let timeout = rule.and_then(|rule| rule.request_timeout).or(self.timeout_default);
+        let Some(answer) = self.fault(head).and_then(|fault| faulted(fault, head, timeout)) else {
+            return outcome;
+        };
+        for branch in &mut outcome.branches {
+            if branch.local.as_ref().is_none_or(|local| local.reason == Reason::EndpointsMissing) {
+                branch.local = Some(answer.clone());
+                branch.ends.clear();
+            }
+        }
+        outcome
+    }
+
+    // The first fault that is for the request decides.
+    fn fault(&self, head: &RequestHead) -> Option<&Fault> {
+        if self.traffic.faults.is_empty() {
+            return None;
+        }
+        let now = u64::try_from(weft_proxy::inbound::token::now()).unwrap_or_default();
+        let (facts, caller) = (self.facts(head), self.caller.identity.as_ref());
+        let mut alive = self.traffic.faults.iter().filter(|fault| !fault.is_over(now));
+        alive.find(|fault| fault.matches(caller, &facts))
     }
 
     fn direct(&self, head: Option<&RequestHead>) -> Outcome<'_> {
@@ -289,6 +340,26 @@ impl Prepared<'_> {
             token: None,
         }
     }
+}
+
+// The answer that a fault gives to each of its requests, if it gives one to each.
+fn faulted(fault: &Fault, head: &RequestHead, timeout: Option<Duration>) -> Option<Local> {
+    let all = |share: Fraction| share.numerator >= share.denominator;
+    let grpc = head.is_grpc();
+    let now = Instant::now();
+    let claimed = Deadline::claimed(head.headers(), grpc, now).map(|deadline| deadline.left(now));
+    let timeout = timeout.filter(|held| !held.is_zero()).into_iter().chain(claimed).min();
+    if let (Some(delay), Some(timeout)) = (fault.delay.filter(|delay| all(delay.share)), timeout)
+        && delay.time >= timeout
+    {
+        return Some(Local::of(Reason::RequestTimeout));
+    }
+    let abort = fault.abort.filter(|abort| all(abort.share))?;
+    let local = Local::of(Reason::FaultInjected);
+    if grpc {
+        return abort.of_call().map(|_| local);
+    }
+    Some(Local { status: abort.status?.as_u16(), ..local })
 }
 
 // === impl Outcome ===

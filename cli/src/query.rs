@@ -27,6 +27,9 @@ pub(crate) struct Request {
     /// Opaque bytes instead of a request
     #[arg(long, conflicts_with_all = ["method", "path", "host", "headers"])]
     tcp: bool,
+    /// The server that the opaque bytes' own TLS names
+    #[arg(long, value_name = "HOST", requires = "tcp")]
+    server_name: Option<String>,
     /// What an external authorizer answers, where one is asked
     #[arg(long, value_parser = authorizer)]
     pub(crate) authorizer: Option<Authorizer>,
@@ -36,7 +39,7 @@ impl Request {
     /// What is asked.
     pub(crate) fn ask(&self) -> Ask {
         if self.tcp {
-            return Ask::Tcp;
+            return Ask::Tcp { server_name: self.server_name.clone() };
         }
         Ask::Http {
             method: self.method.clone(),

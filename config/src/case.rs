@@ -70,7 +70,10 @@ pub enum Destination {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Ask {
     /// Opaque bytes.
-    Tcp,
+    Tcp {
+        /// The server that their own TLS names.
+        server_name: Option<String>,
+    },
     /// A request.
     Http {
         /// The method.

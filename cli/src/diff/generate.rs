@@ -7,8 +7,8 @@
 use super::Question;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
-use weft_config::case::{Ask, Caller, Destination, Who};
-use weft_model::authorization::{Authorization, Clause, Condition, RequestPrincipal, ServiceAccount};
+use weft_config::case::{Ask, Authorizer, Caller, Destination, Who};
+use weft_model::authorization::{Action, Authorization, Clause, Condition, RequestPrincipal, ServiceAccount};
 use weft_model::json::Members;
 use weft_model::mesh::Mesh;
 use weft_model::names::ResourceName;
@@ -60,10 +60,17 @@ struct Values {
     issuers: BTreeSet<(String, Option<String>)>,
     subjects: BTreeSet<String>,
     claims: BTreeSet<(Vec<String>, String)>,
+    /// What TLS names.
+    server_names: BTreeSet<String>,
+    /// Whether an external authorizer is asked.
+    asks: bool,
+    /// The trust domain of the set that is read.
+    domain: String,
 }
 
 impl Values {
     fn collect(&mut self, mesh: &Mesh, name: &ResourceName, port: u16) {
+        self.domain = mesh.config.trust_domain.to_string();
         let Some(service) = mesh.services.get(name) else { return };
         let Some(port) = service.port(port) else { return };
         let mut targets = vec![(service.target.clone(), port.port)];
@@ -103,6 +110,7 @@ impl Values {
     }
 
     fn policy(&mut self, policy: &Authorization) {
+        self.asks |= policy.action == Action::Custom;
         for rule in &policy.rules {
             for source in &rule.sources {
                 texts(&source.principals, &mut self.principals);
@@ -147,8 +155,8 @@ impl Values {
     }
 
     fn accounts(&mut self, clause: &Clause<ServiceAccount>) {
-        let principal =
-            |held: &ServiceAccount| format!("cluster.local/ns/{}/sa/{}", held.namespace, held.name);
+        let domain = &self.domain;
+        let principal = |held: &ServiceAccount| format!("{domain}/ns/{}/sa/{}", held.namespace, held.name);
         self.principals.extend(clause.any.iter().chain(&clause.not).map(principal));
     }
 
@@ -194,6 +202,12 @@ impl Values {
     }
 
     fn route(&mut self, route: &Route) {
+        for name in &route.server_names {
+            self.server_names.extend(match name.strip_prefix("*.") {
+                Some(domain) => [format!("x.{domain}"), domain.to_owned()],
+                None => [name.to_string(), format!("x.{name}")],
+            });
+        }
         for matched in route.rules.iter().flat_map(|rule| &rule.matches) {
             match &matched.path {
                 PathMatch::Exact(text) | PathMatch::Prefix(text) => {
@@ -235,22 +249,19 @@ impl Values {
         let fields: Vec<_> = std::iter::once(None).chain(self.fields.iter().map(Some)).collect();
         let hosts: Vec<_> = std::iter::once(None).chain(self.hosts.iter().map(Some)).collect();
         let tokens = self.tokens();
-        let sizes = [callers.len(), methods.len(), paths.len(), fields.len(), hosts.len(), tokens.len()];
-        let total = sizes.iter().fold(1_usize, |total, size| total.saturating_mul(*size));
-        // A stride that shares no factor with the sizes visits every value of each of them.
-        let mut stride = total.div_ceil(most.max(1)).max(1);
-        while stride > 1 && sizes.iter().any(|size| common_divisor(*size, stride) > 1) {
-            stride += 1;
-        }
-        let mut index = 0;
-        let mut taken = 0;
-        while index < total {
-            let mut rest = index;
-            let mut digit = |size: usize| {
-                let digit = rest % size;
-                rest /= size;
-                digit
-            };
+        // Where none is asked, what it would answer tells nothing apart.
+        let authorizers: &[_] =
+            if self.asks { &[None, Some(Authorizer::Allow), Some(Authorizer::Fail)] } else { &[None] };
+        let sizes = [
+            callers.len(),
+            methods.len(),
+            paths.len(),
+            fields.len(),
+            hosts.len(),
+            tokens.len(),
+            authorizers.len(),
+        ];
+        let requests = spread(&sizes, most, |digit| {
             let ask = Ask::Http {
                 method: methods[digit(methods.len())].clone(),
                 path: paths[digit(paths.len())].clone(),
@@ -259,19 +270,40 @@ impl Values {
             };
             let claims = tokens[digit(tokens.len())].clone();
             let from = Caller { claims, ..callers[digit(callers.len())].clone() };
-            all.push(Question { from, to: to.clone(), ask, authorizer: None });
-            taken += 1;
-            index = index.saturating_add(stride);
-        }
-        let opaque = callers.iter().map(|from| Question {
-            from: from.clone(),
-            to: to.clone(),
-            ask: Ask::Tcp,
-            authorizer: None,
+            let authorizer = authorizers[digit(authorizers.len())];
+            all.push(Question { from, to: to.clone(), ask, authorizer });
         });
-        all.extend(opaque);
-        total - taken
+        let names: Vec<_> = std::iter::once(None).chain(self.server_names.iter().map(Some)).collect();
+        let connections = spread(&[callers.len(), names.len(), authorizers.len()], most, |digit| {
+            let from = callers[digit(callers.len())].clone();
+            let ask = Ask::Tcp { server_name: names[digit(names.len())].cloned() };
+            let authorizer = authorizers[digit(authorizers.len())];
+            all.push(Question { from, to: to.clone(), ask, authorizer });
+        });
+        requests + connections
     }
+}
+
+// Makes `most` combinations of so many values each, spread evenly; how many were left out.
+fn spread(sizes: &[usize], most: usize, mut make: impl FnMut(&mut dyn FnMut(usize) -> usize)) -> usize {
+    let total = sizes.iter().fold(1_usize, |total, size| total.saturating_mul(*size));
+    // A stride that shares no factor with the sizes visits every value of each of them.
+    let mut stride = total.div_ceil(most.max(1)).max(1);
+    while stride > 1 && sizes.iter().any(|size| common_divisor(*size, stride) > 1) {
+        stride += 1;
+    }
+    let (mut index, mut taken) = (0, 0);
+    while index < total {
+        let mut rest = index;
+        make(&mut |size| {
+            let digit = rest % size;
+            rest /= size;
+            digit
+        });
+        taken += 1;
+        index = index.saturating_add(stride);
+    }
+    total - taken
 }
 
 // One of each identity of either mesh, whom the rules mention and whom they just do not.

@@ -140,3 +140,64 @@ fn rules_on_tokens_are_told_apart_by_generated_claims() {
         assert!(code == 1 && text.contains("--claim 'iss=https://a.example'"), "{before} -> {after}\n{text}");
     }
 }
+
+#[test]
+fn another_refusal_is_another_way() {
+    let strict = "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: d, namespace: shop}\n\
+                  spec: {mtls: {mode: PERMISSIVE}}\n";
+    let nobody = policy(
+        "{from: [{source: {principals: [cluster.local/ns/x/sa/y]}}], to: [{operation: {methods: [GET]}}]}",
+    );
+    let (text, code) = differing(&format!("{nobody}{strict}"), &nobody, |_| {});
+    assert!(code == 0 && text.contains("WAY   shop/cart:80: deny -> deny"), "{text}");
+    let any = |arguments: &mut Arguments| arguments.fail_on = FailOn::Any;
+    assert_eq!(differing(&format!("{nobody}{strict}"), &nobody, any).1, 1);
+}
+
+#[test]
+fn an_authorizer_that_need_not_answer_any_more_allows_more() {
+    let asking = |open: bool| {
+        format!(
+            "{MESH}apiVersion: v1\nkind: Service\nmetadata: {{name: opa, namespace: auth}}\nspec: {{ports: [{{port: 9191, appProtocol: \
+             grpc}}], selector: {{app: opa}}}}\n---\napiVersion: weft.dev/v1alpha1\nkind: Workload\nmetadata: {{name: opa-1, namespace: \
+             auth, labels: {{app: opa}}}}\nspec: {{address: 10.0.0.3, ports: [{{port: 9191, protocol: grpc}}]}}\n---\napiVersion: \
+             weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh}}\nspec: {{extensionProviders: [{{name: opa, \
+             envoyExtAuthzGrpc: {{service: opa.auth.svc.cluster.local, port: 9191, failOpen: {open}}}}}]}}\n---\napiVersion: \
+             security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: ask, namespace: shop}}\nspec: {{selector: {{matchLabels: \
+             {{app: cart}}}}, action: CUSTOM, provider: {{name: opa}}, rules: [{{}}]}}\n"
+        )
+    };
+    let (text, code) = differing(&asking(false), &asking(true), |_| {});
+    assert!(code == 1 && text.contains("MORE  shop/cart:80: deny -> allow"), "{text}");
+    assert!(text.contains("--authorizer fail"), "{text}");
+}
+
+#[test]
+fn identities_are_of_the_mesh_s_trust_domain() {
+    let mesh = |account: &str| {
+        format!(
+            "{}---\napiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh}}\nspec: {{trustDomain: prod.example}}\n",
+            policy(&format!("{{from: [{{source: {{serviceAccounts: ['{account}']}}}}]}}"))
+        )
+    };
+    let (text, code) = differing(&mesh("x/y"), &mesh("x/z"), |_| {});
+    assert!(code == 1 && text.contains("--from prod.example/ns/x/sa/z"), "{text}");
+    assert!(!text.contains("cluster.local"), "{text}");
+}
+
+#[test]
+fn lists_of_claims_are_said_one_by_one() {
+    let members = weft_model::json::Members::parse(br#"{"groups":["a","b"],"iss":"i"}"#).unwrap();
+    let claims = weft_model::token::Claims::new(members).unwrap();
+    let question = Question {
+        from: Caller { who: Who::Unknown, ip: None, claims: Some(claims), plaintext: true },
+        to: Destination::Service("shop/cart".parse().unwrap(), None),
+        ask: Ask::Tcp { server_name: None },
+        authorizer: Some(Authorizer::Deny),
+    };
+    let shown = question.shown(&"prod.example".parse().unwrap());
+    assert_eq!(
+        shown,
+        "--plaintext --claim 'groups=a' --claim 'groups=b' --claim 'iss=i' --to shop/cart --tcp --authorizer deny"
+    );
+}

@@ -185,9 +185,15 @@ apiVersion: weft.dev/v1alpha1
 kind: TrafficPolicy
 metadata: {name: even, namespace: shop}
 spec: {targetRefs: [{group: '', kind: Service, name: cart}], loadBalancing: {algorithm: RoundRobin}}
+---
+apiVersion: gateway.networking.x-k8s.io/v1alpha1
+kind: XBackendTrafficPolicy
+metadata: {name: few, namespace: shop}
+spec: {targetRefs: [{group: '', kind: Service, name: cart}], retryConstraint: {budget: {percent: 5}}}
 ";
     let text = explained(policy, &["--path", "/"]);
-    assert!(text.contains("TrafficPolicy shop/even (a.yaml:"), "{text}");
+    assert!(text.contains("         TrafficPolicy shop/even (a.yaml:"), "{text}");
+    assert!(text.contains("         XBackendTrafficPolicy shop/few (a.yaml:"), "{text}");
 }
 
 #[test]

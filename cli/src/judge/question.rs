@@ -153,10 +153,13 @@ pub(super) fn head(
     head.map(Some).map_err(|_| refused("the host or the path"))
 }
 
-/// The server that a client's own TLS names: the host of the request within, where one is given.
+/// The server that a client's own TLS names: for a request the host of that within, where one is given.
 pub(super) fn server_name(ask: &Ask) -> Option<String> {
-    let Ask::Http { host: Some(host), .. } = ask else { return None };
-    Some(host_of(host).to_ascii_lowercase())
+    let named = match ask {
+        Ask::Tcp { server_name } => server_name.as_deref(),
+        Ask::Http { host, .. } => host.as_deref().map(host_of),
+    };
+    named.map(str::to_ascii_lowercase)
 }
 
 // As applications spell it.

@@ -23,7 +23,6 @@ pub(crate) struct Coverage {
 type Rule = (&'static str, String, usize);
 
 const POLICY: &str = "AuthorizationPolicy";
-const ROUTE: &str = "HTTPRoute";
 
 fn missed<S: serde::Serializer>(never: &BTreeMap<Rule, Option<String>>, to: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
@@ -52,7 +51,7 @@ impl Coverage {
         }
         for route in mesh.routes.values() {
             for (index, rule) in route.rules.iter().enumerate() {
-                never.insert((ROUTE, route_name(route), index), place(&rule.provenance));
+                never.insert((route.kind.as_str(), route_name(route), index), place(&rule.provenance));
             }
         }
         Self { rules: never.len(), hit: 0, never }
@@ -61,7 +60,7 @@ impl Coverage {
     /// The rules that decided a request.
     pub(crate) fn count(&mut self, outcome: &Outcome<'_>) {
         if let Some(chosen) = &outcome.chosen {
-            self.hit((ROUTE, route_name(chosen.route), chosen.index));
+            self.hit((chosen.route.kind.as_str(), route_name(chosen.route), chosen.index));
         }
         for answer in outcome.answers() {
             for decider in answer.matched() {

@@ -194,7 +194,14 @@ fn ask(object: &Object<'_>) -> Option<Ask> {
                 value.error(format!("opaque bytes have no `{key}`"));
             }
         }
-        return Some(Ask::Tcp);
+        let server_name = match object.take("serverName") {
+            Some(value) => Some(value.parse_with(server_name)?.value),
+            None => None,
+        };
+        return Some(Ask::Tcp { server_name });
+    }
+    if let Some(value) = object.take("serverName") {
+        value.error_hint("a request has no `serverName`", "say `protocol: tcp`, or `host`");
     }
     let method = object.take("method").map(|value| value.parse_with(method));
     let path = object.take("path").map(|value| value.parse_with(path));
@@ -211,6 +218,14 @@ fn ask(object: &Object<'_>) -> Option<Ask> {
     };
     let (method, path, host) = (text(method)?, text(path)?, text(host)?);
     Some(http(method.as_deref(), path.as_deref(), host.as_deref(), headers))
+}
+
+fn server_name(text: &str) -> Result<String, String> {
+    let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if text.is_empty() || text.len() > 253 || !text.bytes().all(letter) {
+        return Err(format!("{} is not a server's name", quoted(text)));
+    }
+    Ok(text.to_ascii_lowercase())
 }
 
 fn method(text: &str) -> Result<&str, String> {
@@ -276,10 +291,7 @@ fn expectation(value: Value<'_>) -> Option<Expectation> {
         all.sort();
         all
     });
-    expect.status = object
-        .take("status")
-        .and_then(|value| value.number(300..=599))
-        .and_then(|status| u16::try_from(status.value).ok());
+    expect.status = object.take("status").and_then(status);
     expect.location = text("location");
     if let Some(sent) = object.take("sent").and_then(Value::object) {
         let text = |key| sent.take(key).and_then(Value::text).map(|text| text.value.to_owned());
@@ -303,6 +315,16 @@ fn expectation(value: Value<'_>) -> Option<Expectation> {
         object.error("what is not refused has no `reason`");
     }
     Some(expect)
+}
+
+// Of an answer that the mesh makes itself.
+fn status(value: Value<'_>) -> Option<u16> {
+    let status = value.number(200..=599)?.value;
+    if (200..300).contains(&status) && status != Reason::CorsPreflight.status().into() {
+        value.error("of these statuses the mesh answers itself with 204 alone, to preflights");
+        return None;
+    }
+    u16::try_from(status).ok()
 }
 
 fn index(value: Value<'_>) -> Option<usize> {
