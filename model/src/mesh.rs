@@ -68,6 +68,36 @@ pub struct ExtensionProvider {
     pub timeout: Duration,
     /// Whether a request passes that it could not be asked about.
     pub fail_open: bool,
+    /// The HTTP status of the denial where it could not be asked: 400 to 599.
+    pub status_on_error: u16,
+    /// How it is shown the bodies of requests. `None`: not at all.
+    pub body: Option<BodyInCheck>,
+}
+
+/// How an external authorizer is shown the bodies of requests.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct BodyInCheck {
+    /// The most that is shown: 1 to [`Self::BYTES_MAX`].
+    pub bytes_max: u32,
+    /// Of a longer body the beginning is shown; else a longer one is refused.
+    pub allow_partial: bool,
+    /// As bytes; else as text, and what is no text is refused.
+    pub as_bytes: bool,
+}
+
+impl BodyInCheck {
+    /// The most that an authorizer may want to see: a proxy holds it for as long as it asks.
+    pub const BYTES_MAX: u32 = 4 << 20;
+}
+
+impl ExtensionProvider {
+    /// The status of a denial where the authorizer could not be asked and nothing else is said.
+    pub const STATUS_ON_ERROR_DEFAULT: u16 = 403;
+
+    /// Whether a denial may have this status.
+    pub fn is_status_on_error(status: u16) -> bool {
+        (400..600).contains(&status)
+    }
 }
 
 impl MeshConfig {

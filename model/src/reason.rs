@@ -61,6 +61,7 @@ reasons! {
     HeaderTimeout "header_timeout" 408 4 Client "The request's head did not arrive in time.";
     BodyMalformed "body_malformed" 400 13 Client "The body's chunk framing is not valid.";
     BodyTimeout "body_timeout" 408 4 Client "The request's body stopped arriving.";
+    BodyTooLarge "body_too_large" 413 8 Client "The request's body is longer than what the workload's external authorizer is to see.";
     VersionUnsupported "version_unsupported" 505 12 Client "The HTTP version is not one the mesh speaks.";
     TransferCodingUnsupported "transfer_coding_unsupported" 501 12 Client "The transfer coding is not exactly `chunked`.";
     ExpectationUnsupported "expectation_unsupported" 417 12 Client "The Expect header asks for something else than 100-continue.";

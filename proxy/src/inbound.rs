@@ -17,10 +17,12 @@ pub mod plaintext_clients;
 pub mod probe;
 pub mod probe_https;
 pub mod probe_rules;
+pub mod resumed;
 pub mod revoke;
 pub mod signature;
 pub mod tcp;
 pub mod token;
+pub mod trailers;
 
 use crate::detect::{DEFAULT_SILENCE, DEFAULT_SILENCE_MAX, Expect, Opening, Spoken};
 use crate::h1;

@@ -6,6 +6,8 @@
 use crate::access_log::AccessLog;
 use crate::dial::Dialler;
 use crate::inbound::applications::Applications;
+use crate::inbound::authorizer::shown;
+use crate::inbound::resumed::Room;
 use crate::inbound::revoke::LiveSet;
 use crate::inbound::token::TokenCache;
 use crate::inbound::{self, Application};
@@ -67,6 +69,8 @@ pub struct Worker {
     pub live: LiveSet,
     /// Tokens that were accepted.
     pub tokens: TokenCache,
+    /// Where bodies lie while external authorizers are shown them.
+    pub shown: Room,
     /// For choices that need not be secret.
     pub random: RefCell<Random>,
 }
@@ -84,6 +88,7 @@ pub async fn run(index: WorkerIndex, shared: Arc<Shared>, listeners: Listeners) 
         access_log: shared.access_log.clone(),
         live: LiveSet::default(),
         tokens: TokenCache::default(),
+        shown: Room::new(shown::ROOM),
         random: RefCell::new(Random::new()),
         shared,
     });

@@ -47,6 +47,7 @@ def told(attributes):
         "protocol": http.protocol,
         "size": str(http.size),
         "body": http.body or "none",
+        "partial": http.headers["x-envoy-auth-partial-body"] or "unsaid",
         "source": source.principal,
         "source-address": source.address.socket_address.address,
         "destination": destination.principal,

@@ -8,6 +8,8 @@
 //! | `edit` | agreed, with edits of request and answer |
 //! | `smuggle` | agreed, with an edit that frames the message |
 //! | `error` | gRPC status 13 |
+//! | `status N` | gRPC status N, and an agreement |
+//! | `nothing` | an empty message |
 //! | `garbage` | no message |
 //! | `silence` | none |
 //! | `wait W` | W, once [`Authorizer::release`] is called |
@@ -125,7 +127,9 @@ async fn answer(
     let (parts, mut body) = request.into_parts();
     let mut framed = Vec::new();
     while let Some(data) = body.data().await {
-        framed.extend_from_slice(&data?);
+        let data = data?;
+        framed.extend_from_slice(&data);
+        body.flow_control().release_capacity(data.len())?;
     }
     let message = framed.get(5..).unwrap_or_default().to_vec();
     let question = wire::CheckRequest::decode(&*message).unwrap_or_default();
@@ -151,14 +155,15 @@ async fn answer(
     let message = match wish {
         "silence" => std::future::pending().await,
         "garbage" => vec![0xff; 20],
+        "nothing" => Vec::new(),
         wish => say(wish).encode_to_vec(),
     };
     let head = Response::builder().header("content-type", "application/grpc").body(()).expect("a head");
     let mut send = respond.send_response(head, false)?;
     send_all(&mut send, crate::http2::frame(&message), false).await?;
     let mut trailers = HeaderMap::new();
-    let status = if wish == "error" { "13" } else { "0" };
-    trailers.insert("grpc-status", HeaderValue::from_static(status));
+    let status = if wish == "error" { "13" } else { wish.strip_prefix("status ").unwrap_or("0") };
+    trailers.insert("grpc-status", HeaderValue::from_str(status).expect("a number"));
     send.send_trailers(trailers)
 }
 

@@ -90,6 +90,60 @@ async fn no_spelling_of_a_denied_path_gets_through() {
 }
 
 #[tokio::test]
+async fn on_a_port_that_is_declared_as_tcp_no_client_chooses_its_rules_by_speaking_http() {
+    let (cart, store) = (Application::start("cart-1").await, Application::start("store-1").await);
+    let mesh = Builder::pair(cart.address())
+        .service("shop/store")
+        .with_protocol("tcp")
+        .workload(Workload::new("shop/store-1").serves(store.address()).protocol("tcp"))
+        .start()
+        .await;
+    let svid = mesh.authority().issue(&Shape::svid("spiffe://cluster.local/ns/shop/sa/web"));
+    let get = b"GET /items HTTP/1.1\r\nHost: store.shop\r\n\r\n";
+    let inbound = mesh.proxy("shop/store-1").inbound();
+    let ask = async || {
+        let answer = judged(inbound, Some(&svid), "80.store.shop", &[b"weft1-http/1.1"], get).await;
+        String::from_utf8_lossy(&answer.expect("an answer")).into_owned()
+    };
+    assert!(ask().await.contains("store-1 GET /items"), "nothing is denied yet");
+    // For the whole namespace, of which cart speaks HTTP.
+    let everywhere = |action: &str| {
+        authorization("all", "", action, "[{ to: [{ operation: { methods: [METHOD] } }] }]")
+            .replace("  selector: { matchLabels: { app:  } }\n", "")
+    };
+    // A DENY whose HTTP field cannot be looked at denies by the rest; such an ALLOW never matches.
+    for (action, method) in [("DENY", "POST"), ("ALLOW", "GET")] {
+        mesh.enforce_policy("all", &everywhere(action).replace("METHOD", method)).await;
+        web(&mesh).get(CART).await.passed();
+        let answer = ask().await;
+        assert!(answer.contains("x-weft-reason: authorization_denied"), "{action}: {answer}");
+    }
+    assert_eq!(store.requests().len(), 1, "what is denied never reaches the application");
+}
+
+#[tokio::test]
+async fn no_rule_rests_on_a_field_that_the_application_will_not_get() {
+    let application = Application::start("cart-1").await;
+    let rules = "[{ when: [{ key: 'request.headers[x-team]', values: [blue] }] }]";
+    let mesh = cart(&application, &authorization("cart", "cart", "ALLOW", rules)).await;
+    let svid = mesh.authority().issue(&Shape::svid("spiffe://cluster.local/ns/shop/sa/web"));
+    let inbound = mesh.proxy("shop/cart-1").inbound();
+    let say = async |connection: &str| {
+        let request = format!(
+            "GET /items HTTP/1.1\r\nHost: cart.shop\r\nx-team: blue\r\nConnection: {connection}\r\n\r\n"
+        );
+        let alpn: &[&[u8]] = &[b"weft1-http/1.1"];
+        let answer = judged(inbound, Some(&svid), "80.cart.shop", alpn, request.as_bytes()).await;
+        String::from_utf8_lossy(&answer.expect("an answer")).into_owned()
+    };
+    let answer = say("close").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let answer = say("close, X-Team").await;
+    assert!(answer.contains("x-weft-reason: authorization_denied"), "{answer}");
+    assert_eq!(application.requests().len(), 1);
+}
+
+#[tokio::test]
 async fn a_header_decides() {
     let application = Application::start("cart-1").await;
     let rules = "[{ when: [{ key: 'request.headers[x-team]', values: [blue] }] }]";

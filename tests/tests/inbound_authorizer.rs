@@ -118,7 +118,7 @@ async fn the_authorizer_is_asked_through_the_mesh_and_obeyed() {
 async fn no_answer_that_counts_is_no_agreement() {
     let (application, authorizer) = (Application::start("cart-1").await, Authorizer::start().await);
     let mut mesh = mesh(&application, &authorizer, ", timeout: 2s", &[custom("[{}]")]).await;
-    for wish in ["silence", "garbage", "error", "smuggle", "huge"] {
+    for wish in ["silence", "garbage", "nothing", "error", "smuggle", "huge"] {
         ask(&mesh, "/", wish).await.refused_with(Reason::ExternalAuthorizerFailed);
     }
     mesh.proxy_mut("auth/opa-1").kill();
@@ -130,10 +130,17 @@ async fn no_answer_that_counts_is_no_agreement() {
 async fn an_authorizer_that_may_be_missing_is_not_waited_for_but_a_denial_holds() {
     let (application, authorizer) = (Application::start("cart-1").await, Authorizer::start().await);
     let mut mesh = mesh(&application, &authorizer, ", failOpen: true", &[custom("[{}]")]).await;
-    for wish in ["garbage", "error", "smuggle"] {
+    for wish in ["garbage", "nothing", "error"] {
         ask(&mesh, "/", wish).await.passed();
     }
     assert_eq!(ask(&mesh, "/", "deny").await.status(), 429);
+    // What cannot be done as it was said is no silence: the client's own field would pass in its place.
+    for wish in ["smuggle", "huge"] {
+        ask(&mesh, "/", wish).await.refused_with(Reason::ExternalAuthorizerFailed);
+    }
+    for wish in ["status 7", "status 16"] {
+        ask(&mesh, "/", wish).await.refused_with(Reason::ExternalAuthorizerDenied);
+    }
     let log = mesh.proxy("shop/cart-1").process().log();
     assert_eq!(log.matches("a request passes that its authorizer did not judge").count(), 3, "{log}");
     mesh.proxy_mut("auth/opa-1").kill();
@@ -181,6 +188,119 @@ async fn the_authorizer_is_told_how_long_a_body_is_and_never_what_is_in_it() {
     assert_eq!(asked[0].http().size, 31);
     let text = String::from_utf8_lossy(&asked[0].message);
     assert!(!text.contains("concern"), "{text}");
+}
+
+/// The body in the question, as text and as bytes, and what is said of whether it is all.
+fn shown(authorizer: &Authorizer) -> (String, Vec<u8>, Option<String>) {
+    let asked = authorizer.asked().pop().expect("it was asked");
+    let http = asked.http();
+    (http.body.clone(), http.raw_body.clone(), http.headers.get("x-envoy-auth-partial-body").cloned())
+}
+
+async fn echo(mesh: &Mesh, body: &[u8]) -> Response {
+    mesh.client("shop/web-1").send(&Request::post("http://cart.shop/echo", body)).await
+}
+
+#[tokio::test]
+async fn an_authorizer_that_wants_bodies_is_shown_what_is_forwarded() {
+    let (application, authorizer) = (Application::start("cart-1").await, Authorizer::start().await);
+    let more = ", includeRequestBodyInCheck: { maxRequestBytes: 16 }";
+    let mesh = mesh(&application, &authorizer, more, &[custom("[{}]")]).await;
+    let text = |body: &str| (body.to_owned(), Vec::new(), Some("false".to_owned()));
+    for body in ["0123456789abcdef", "grün"] {
+        assert_eq!(echo(&mesh, body.as_bytes()).await.text(), body);
+        assert_eq!(shown(&authorizer), text(body));
+    }
+    // In chunks, with a claim of the client's own, and with trailers behind it.
+    let chunked = Request::post("http://cart.shop/echo", "in chunks")
+        .field("x-envoy-auth-partial-body", "true")
+        .trailers(&[("x-checksum", "7")]);
+    let answer = mesh.client("shop/web-1").send(&chunked).await;
+    assert_eq!((answer.text(), answer.trailers.len()), ("in chunks".to_owned(), 1));
+    assert_eq!(shown(&authorizer), text("in chunks"));
+    ask(&mesh, "/", "yes").await.passed();
+    assert_eq!(shown(&authorizer), (String::new(), Vec::new(), None), "there is no body");
+    let denied = Request::post("http://cart.shop/", "a body").field("x-ask", "deny");
+    assert_eq!(mesh.client("shop/web-1").send(&denied).await.status(), 429);
+    assert_eq!((shown(&authorizer), application.requests().len()), (text("a body"), 4));
+}
+
+#[tokio::test]
+async fn a_body_that_cannot_be_shown_is_refused_whatever_the_provider_says_of_failures() {
+    let (application, authorizer) = (Application::start("cart-1").await, Authorizer::start().await);
+    let more = ", failOpen: true, includeRequestBodyInCheck: { maxRequestBytes: 16 }";
+    let mesh = mesh(&application, &authorizer, more, &[custom("[{}]")]).await;
+    let long = "0123456789abcdefg";
+    echo(&mesh, long.as_bytes()).await.refused_with(Reason::BodyTooLarge);
+    let chunked = Request::post("http://cart.shop/echo", long).trailers(&[]);
+    mesh.client("shop/web-1").send(&chunked).await.refused_with(Reason::BodyTooLarge);
+    echo(&mesh, b"no text: \xff").await.refused_with(Reason::ExternalAuthorizerFailed);
+    assert_eq!((authorizer.asked().len(), application.requests().len()), (0, 0));
+}
+
+#[tokio::test]
+async fn of_a_long_body_the_beginning_is_shown_and_all_is_forwarded() {
+    let (application, authorizer) = (Application::start("cart-1").await, Authorizer::start().await);
+    let more =
+        ", includeRequestBodyInCheck: { maxRequestBytes: 8, allowPartialMessage: true, packAsBytes: true }";
+    let mesh = mesh(&application, &authorizer, more, &[custom("[{}]")]).await;
+    let bytes = |body: &[u8], partial: &str| (String::new(), body.to_vec(), Some(partial.to_owned()));
+    for length in [1, 8, 9, 300_000] {
+        let body: Vec<u8> = (0..length).map(|at: u32| (at % 251) as u8 ^ 0xff).collect();
+        let answer = echo(&mesh, &body).await;
+        assert_eq!((answer.status(), answer.body == body), (200, true), "{length}");
+        let told = bytes(&body[..body.len().min(8)], if length > 8 { "true" } else { "false" });
+        assert_eq!(shown(&authorizer), told, "{length}");
+    }
+}
+
+#[tokio::test]
+async fn a_field_that_cannot_be_shown_as_it_is_forwarded_is_not_asked_about() {
+    let (application, authorizer) = (Application::start("cart-1").await, Authorizer::start().await);
+    let only_asked = "[{ to: [{ operation: { paths: ['/asked*'] } }] }]";
+    let mesh = mesh(&application, &authorizer, ", failOpen: true", &[custom(only_asked)]).await;
+    let svid = mesh.authority().issue(&Shape::svid(WEB));
+    let inbound = mesh.proxy("shop/cart-1").inbound();
+    let say = async |path: &str| {
+        let request =
+            [b"GET ", path.as_bytes(), b" HTTP/1.1\r\nHost: cart.shop\r\nx-role: adm\xefn\r\n\r\n"].concat();
+        let answer = judged(inbound, Some(&svid), "80.cart.shop", &[b"weft1-http/1.1"], &request).await;
+        String::from_utf8_lossy(&answer.expect("an answer")).into_owned()
+    };
+    assert!(say("/free").await.starts_with("HTTP/1.1 200 "), "where nobody is asked it passes");
+    let answer = say("/asked").await;
+    assert!(answer.contains("x-weft-reason: request_malformed"), "{answer}");
+    assert_eq!((authorizer.asked().len(), application.requests().len()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_body_longer_than_any_window_is_shown_whole() {
+    let (application, authorizer) = (Application::start("cart-1").await, Authorizer::start().await);
+    let more = ", includeRequestBodyInCheck: { maxRequestBytes: 4194304 }";
+    let mesh = mesh(&application, &authorizer, more, &[custom("[{}]")]).await;
+    // More than a stream's window of HTTP/2 between the proxies, and than what is kept for another try.
+    let body: String = (0..150_000).map(|at| format!("{at:07}")).collect();
+    let answer = echo(&mesh, body.as_bytes()).await;
+    assert_eq!((answer.status(), answer.body == body.as_bytes()), (200, true));
+    let (text, bytes, partial) = shown(&authorizer);
+    assert_eq!((text == body, bytes.len(), partial.as_deref()), (true, 0, Some("false")));
+}
+
+#[tokio::test]
+async fn an_authorizer_that_cannot_be_asked_is_told_by_the_providers_status() {
+    let (application, authorizer) = (Application::start("cart-1").await, Authorizer::start().await);
+    let mesh = mesh(&application, &authorizer, ", statusOnError: '503'", &[custom("[{}]")]).await;
+    let failed = ask(&mesh, "/", "error").await;
+    assert_eq!((failed.status(), failed.reason()), (503, Some(Reason::ExternalAuthorizerFailed)));
+    let call = Request::post("http://cart.shop/", "").field("content-type", "application/grpc");
+    let failed =
+        mesh.client("shop/web-1").send(&call.field("te", "trailers").field("x-ask", "garbage")).await;
+    assert_eq!((failed.status(), failed.field("grpc-status")), (200, Some("14")));
+    assert_eq!(failed.reason(), Some(Reason::ExternalAuthorizerFailed));
+    assert_eq!(ask(&mesh, "/", "deny").await.status(), 429, "what it says itself stays");
+    assert_eq!(application.requests(), []);
+    let labels = [("direction", "inbound"), ("reason", Reason::ExternalAuthorizerFailed.label())];
+    assert_eq!(mesh.proxy("shop/cart-1").metrics().await.sum("weft_answers_total", &labels), 2.0);
 }
 
 #[tokio::test]

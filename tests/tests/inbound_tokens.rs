@@ -60,6 +60,35 @@ async fn without_a_token_a_request_is_anonymous_and_with_a_good_one_it_passes_wi
 }
 
 #[tokio::test]
+async fn no_spelling_and_no_trailer_of_a_client_stands_for_a_claim() {
+    let application = Application::start("cart-1").await;
+    let issuer = Issuer::new("one", "ES256");
+    let written = ", outputPayloadToHeader: x-claims, outputClaimToHeaders: [{ header: x-user, claim: sub }]";
+    let mesh = cart(&application, &[&issuer], written).await;
+    let bearer = format!("Bearer {}", issuer.token(&claims("")));
+    let forged = |request: Request| {
+        ["x_user", "X-User", "X_USER", "x-user", "x_claims", "X-CLAIMS"]
+            .into_iter()
+            .fold(request, |request, name| request.field(name, "admin"))
+    };
+    // Behind CGI's convention `-` and `_` are one letter.
+    let spelled = |fields: &[(String, String)]| {
+        let alike = |name: &str| matches!(&*name.to_lowercase().replace('_', "-"), "x-user" | "x-claims");
+        fields.iter().filter(|(name, _)| alike(name)).map(|(_, value)| value.clone()).collect::<Vec<_>>()
+    };
+    web(&mesh).send(&forged(Request::get(CART)).id("anonymous")).await.passed();
+    assert_eq!(spelled(&application.request("anonymous").fields), Vec::<String>::new());
+    let trailers = [("x-user", "admin"), ("X_User", "admin"), ("x-claims", "e30"), ("x-checksum", "7")];
+    let named = Request::post("http://cart.shop/echo", "body").field("authorization", &bearer);
+    let answer = web(&mesh).send(&forged(named.trailers(&trailers)).id("named")).await;
+    assert_eq!((answer.status(), answer.text()), (200, "body".to_owned()));
+    let seen = spelled(&application.request("named").fields);
+    assert_eq!((seen.len(), seen.contains(&"joe".to_owned())), (2, true), "{seen:?}");
+    // The application sends back the trailers that it got.
+    assert_eq!(answer.trailers, [("x-checksum".to_owned(), "7".to_owned())]);
+}
+
+#[tokio::test]
 async fn every_algorithm_is_accepted_with_its_own_key_only() {
     let application = Application::start("cart-1").await;
     let issuers: Vec<_> = ALGORITHMS.iter().map(|name| Issuer::new(name, name)).collect();

@@ -184,8 +184,10 @@ async fn an_external_authorizer_on_grpcio_with_envoys_own_definitions() {
     let (application, port) = (Application::start("cart-1").await, Port::claim());
     let custom = authorization("ask", "cart", "CUSTOM", "[{}]")
         .replace("  rules:", "  provider: { name: opa }\n  rules:");
-    let provider =
-        "{ name: opa, envoyExtAuthzGrpc: { service: opa.auth.svc.cluster.local, port: 80, timeout: 60s } }";
+    let body = "includeRequestBodyInCheck: { maxRequestBytes: 4, allowPartialMessage: true }";
+    let provider = format!(
+        "{{ name: opa, envoyExtAuthzGrpc: {{ service: opa.auth.svc.cluster.local, port: 80, timeout: 60s, {body} }} }}"
+    );
     let mesh = Builder::pair(application.address())
         .service("auth/opa")
         .with_protocol("grpc")
@@ -219,7 +221,8 @@ async fn an_external_authorizer_on_grpcio_with_envoys_own_definitions() {
         ("scheme", "http"),
         ("protocol", "HTTP/1.1"),
         ("size", "5"),
-        ("body", "none"),
+        ("body", "1234"),
+        ("partial", "true"),
         ("source", "spiffe://cluster.local/ns/shop/sa/web"),
         ("source-address", "127.0.0.1"),
         ("destination", "spiffe://cluster.local/ns/shop/sa/cart"),

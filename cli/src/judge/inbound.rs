@@ -296,7 +296,7 @@ fn claimed<'p>(
     head: &mut RequestHead,
 ) -> Result<VerifiedToken, Answer<'p>> {
     for name in tokens.written_headers() {
-        head.headers_mut().remove_name(name);
+        head.headers_mut().remove_spellings(name);
     }
     let mut refused = Reason::JwtInvalid;
     for (_, rule) in tokens.rules().filter(|(_, rule)| claims.issuer() == Some(&*rule.issuer)) {

@@ -70,6 +70,22 @@ fn a_case_that_does_not_hold_fails_and_says_why() {
 }
 
 #[test]
+fn a_path_that_has_no_canonical_form_is_refused_before_a_token_is_looked_at() {
+    let case = |path: &str, reason: &str| {
+        format!(
+            "  - {{name: c, from: {{workload: shop/web-1, claims: {{iss: stranger}}}}, to: {{service: shop/cart}}, \
+             request: {{path: {path}}}, expect: {{verdict: deny, reason: {reason}}}}}\n"
+        )
+    };
+    let rule = "---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\n\
+                metadata: {name: jwt, namespace: shop}\n\
+                spec: {jwtRules: [{issuer: a, jwksUri: 'https://id.example/keys'}]}\n";
+    let cases = [case("/cart/%00", "request_malformed"), case("/cart/1", "jwt_invalid"), rule.to_owned()];
+    let (text, code) = tested(&cases.concat(), |_| {}).unwrap();
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
 fn too_little_coverage_fails() {
     let (text, code) = tested(PASSES, |arguments| arguments.coverage_min = Some(51)).unwrap();
     assert!(code == 1 && text.contains("less than the 51 % asked for"), "{text}");

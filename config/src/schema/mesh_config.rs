@@ -7,7 +7,7 @@ use crate::report::At;
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::time::Duration;
-use weft_model::mesh::{ExtensionProvider, MeshConfig as Model, OutboundTraffic};
+use weft_model::mesh::{BodyInCheck, ExtensionProvider, MeshConfig as Model, OutboundTraffic};
 use weft_model::names::service_of_host;
 use weft_model::path::Normalization;
 use weft_model::spiffe::TrustDomain;
@@ -112,7 +112,9 @@ fn provider(value: Value<'_>, model: &Model) -> Option<ExtensionProvider> {
     }
     object.not_yet(&["envoyExtAuthzHttp"]);
     let object = object.require("envoyExtAuthzGrpc").and_then(Value::object)?;
-    object.not_yet(&["includeRequestBodyInCheck", "statusOnError", "clearRouteCache", "pathPrefix"]);
+    object.not_yet(&["pathPrefix"]);
+    // Where the request goes is decided after the authorizer has answered in any case.
+    object.take("clearRouteCache").and_then(Value::flag);
     let service = object.require("service").and_then(|value| {
         let text = value.text()?;
         // Istio lets the namespace of a ServiceEntry stand before the name.
@@ -134,13 +136,36 @@ fn provider(value: Value<'_>, model: &Model) -> Option<ExtensionProvider> {
         object.report().error(timeout.place, message);
     }
     let fail_open = object.take("failOpen").and_then(Value::flag).is_some_and(|flag| flag.value);
+    // Text, as Istio has it.
+    let status = object.take("statusOnError").and_then(|value| value.parse_with(status_on_error));
+    let body = object
+        .take("includeRequestBodyInCheck")
+        .and_then(Value::object)
+        .and_then(|body| body_in_check(&body));
     Some(ExtensionProvider {
         name: name.value.into(),
         service: service?,
         port: port?.value,
         timeout: timeout.map_or(PROVIDER_TIMEOUT_DEFAULT, |timeout| timeout.value),
         fail_open,
+        status_on_error: status.map_or(ExtensionProvider::STATUS_ON_ERROR_DEFAULT, |status| status.value),
+        body,
     })
+}
+
+fn status_on_error(text: &str) -> Result<u16, String> {
+    // `+503` is a number too, and no status.
+    let status =
+        text.parse().ok().filter(|status| text.len() == 3 && ExtensionProvider::is_status_on_error(*status));
+    status
+        .ok_or_else(|| format!("{} is no status of a denial: write one of \"400\" to \"599\"", quoted(text)))
+}
+
+fn body_in_check(object: &Object<'_>) -> Option<BodyInCheck> {
+    let flag = |key| object.take(key).and_then(Value::flag).is_some_and(|flag| flag.value);
+    let (allow_partial, as_bytes) = (flag("allowPartialMessage"), flag("packAsBytes"));
+    let bytes_max = object.require("maxRequestBytes")?.number(1..=BodyInCheck::BYTES_MAX)?.value;
+    Some(BodyInCheck { bytes_max, allow_partial, as_bytes })
 }
 
 /// Reads an address or a block of them. Bits behind the prefix are cut off, with a warning.

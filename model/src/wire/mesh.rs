@@ -4,7 +4,7 @@ use super::authentication::{mode_from_wire, mode_to_wire};
 use super::route::{duration_from_wire, duration_to_wire};
 use super::service::{reference_from_wire, reference_to_wire};
 use super::{Refusal, each, invalid, level, missing, parse, port};
-use crate::mesh::{ExtensionProvider, Generation, MeshConfig, OutboundTraffic};
+use crate::mesh::{BodyInCheck, ExtensionProvider, Generation, MeshConfig, OutboundTraffic};
 use crate::path::Normalization;
 use crate::proto::v1;
 use crate::trust::TrustBundle;
@@ -91,17 +91,36 @@ fn provider_to_wire(provider: &ExtensionProvider) -> v1::ExtensionProvider {
         port: provider.port.into(),
         timeout: Some(duration_to_wire(provider.timeout)),
         fail_open: provider.fail_open,
+        body: provider.body.map(|body| v1::BodyInCheck {
+            bytes_max: body.bytes_max,
+            allow_partial: body.allow_partial,
+            as_bytes: body.as_bytes,
+        }),
+        status_on_error: provider.status_on_error.into(),
     }
+}
+
+fn body_from_wire(message: v1::BodyInCheck) -> Result<BodyInCheck, Refusal> {
+    let v1::BodyInCheck { bytes_max, allow_partial, as_bytes } = message;
+    if !(1..=BodyInCheck::BYTES_MAX).contains(&bytes_max) {
+        return Err(invalid(format!("{bytes_max} bytes of a body cannot be shown to an authorizer")));
+    }
+    Ok(BodyInCheck { bytes_max, allow_partial, as_bytes })
 }
 
 fn provider_from_wire(message: v1::ExtensionProvider) -> Result<ExtensionProvider, Refusal> {
     let timeout = message.timeout.map(duration_from_wire).filter(|timeout| !timeout.is_zero());
+    let status = u16::try_from(message.status_on_error)
+        .ok()
+        .filter(|status| ExtensionProvider::is_status_on_error(*status));
     Ok(ExtensionProvider {
         name: message.name.into(),
         service: reference_from_wire(&message.service.ok_or_else(|| missing("a provider's Service"))?)?,
         port: port(message.port)?,
         timeout: timeout.ok_or_else(|| missing("a provider's timeout"))?,
         fail_open: message.fail_open,
+        status_on_error: status.ok_or_else(|| missing("the status where a provider cannot be asked"))?,
+        body: message.body.map(body_from_wire).transpose()?,
     })
 }
 

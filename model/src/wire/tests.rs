@@ -335,6 +335,12 @@ fn all() -> Vec<Resource> {
                 port: 9000,
                 timeout: Duration::from_millis(500),
                 fail_open: true,
+                status_on_error: 503,
+                body: Some(crate::mesh::BodyInCheck {
+                    bytes_max: 8192,
+                    allow_partial: true,
+                    as_bytes: false,
+                }),
             }],
             ..MeshConfig::default()
         })),

@@ -270,6 +270,23 @@ impl Headers {
         self.fields.len() != before
     }
 
+    /// Removes every field of that name, however it is spelled: in any case, and with `_` for `-`, which
+    /// applications behind CGI's convention (WSGI, PHP) read alike.
+    pub fn remove_spellings(&mut self, name: &str) {
+        if self.iter().any(|field| is_spelling(field.name, name)) {
+            self.retain(|field| !is_spelling(field.name, name));
+        }
+    }
+
+    /// Removes every field that is spelled almost so, and keeps those of that very name.
+    pub fn keep_spelling(&mut self, name: &str) {
+        let is_other =
+            |found: &[u8]| is_spelling(found, name) && !found.eq_ignore_ascii_case(name.as_bytes());
+        if self.iter().any(|field| is_other(field.name)) {
+            self.retain(|field| !is_other(field.name));
+        }
+    }
+
     /// Keeps the fields for which `keep` says so.
     pub fn retain(&mut self, mut keep: impl FnMut(FieldRef<'_>) -> bool) {
         let text = &self.text;
@@ -298,9 +315,7 @@ impl Headers {
         if !self.contains_any(HOP_BY_HOP) {
             return;
         }
-        if self.contains(Known::Connection) {
-            self.remove_nominated();
-        }
+        self.remove_nominated();
         let keep_te = self.contains(Known::Te) && self.has_element(Known::Te, "trailers");
         let keep_upgrade = upgrade && self.contains(Known::Upgrade);
         self.retain(|field| {
@@ -317,7 +332,10 @@ impl Headers {
 
     /// Removes the fields that `Connection` names. Fields that frame or route the message cannot
     /// be named away (a client could otherwise make its Authorization or our identity header go).
-    fn remove_nominated(&mut self) {
+    pub fn remove_nominated(&mut self) {
+        if !self.contains(Known::Connection) {
+            return;
+        }
         let mut named: Vec<Box<[u8]>> = Vec::new();
         for value in self.get_all(Known::Connection) {
             for element in elements(value) {
@@ -422,6 +440,13 @@ const NOT_NOMINATED: KnownSet = KnownSet::EMPTY
     .with(Known::XRequestId)
     .with(Known::Traceparent)
     .with(Known::Tracestate);
+
+// Whether an application may take one name for the other.
+fn is_spelling(found: &[u8], name: &str) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    found.len() == name.len()
+        && found.iter().zip(name.bytes()).all(|(found, byte)| plain(*found) == plain(byte))
+}
 
 fn is_named(field: &FieldRef<'_>, known: Known, name: &str) -> bool {
     field.known == known && (known != Known::Other || field.name.eq_ignore_ascii_case(name.as_bytes()))

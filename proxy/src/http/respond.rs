@@ -33,6 +33,18 @@ pub fn for_client(response: Response, reason: Reason, grpc: bool) -> Response {
     Response::new(super::ResponseHead::new(StatusCode::OK, headers), Body::Empty)
 }
 
+/// The gRPC status that an HTTP status is told by (gRPC's "HTTP to gRPC Status Code Mapping").
+pub fn grpc_status(status: StatusCode) -> u8 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}
+
 /// Marks a local answer: nothing of the request reached the application.
 pub fn undelivered(mut response: Response) -> Response {
     // A constant that follows the grammar.

@@ -4,19 +4,23 @@
 //! way: mutual TLS, balanced, pooled, retried while undelivered. One deadline is around all of it. No
 //! answer, or one that is not understood, is no agreement, unless the provider is told to fail open.
 
+pub mod shown;
+
+mod question;
+
 use super::connection::Connection;
 use super::token::keep_unnominated;
 use crate::h1::Handler;
 use crate::http::{
-    Body, HeaderError, Headers, Known, Method, Request, RequestHead, Response, StatusCode, Version,
+    Body, HeaderError, Headers, Known, Method, Request, RequestHead, Response, StatusCode, Version, respond,
 };
 use crate::outbound::{Target, http::Outbound};
 use crate::policy::Asked;
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use prost::encoding::{DecodeContext, decode_key, skip_field};
+use question::question;
+use shown::Shown;
 use weft_model::mesh::ExtensionProvider;
 use weft_model::proto::ext_authz as wire;
 use weft_model::proto::ext_authz::check_response::HttpResponse;
@@ -49,6 +53,8 @@ pub enum Answer {
     Denied(Box<Response>),
     /// It said nothing that counts.
     Failed(String),
+    /// It said something that cannot be done as it was said: a denial, also where silence would be none.
+    Unfit(String),
 }
 
 /// What becomes of a request that may go on.
@@ -56,8 +62,8 @@ pub enum Answer {
 pub struct Edits {
     request: Vec<Edit>,
     remove: Vec<String>,
-    /// Fields for the answer.
-    pub response: Vec<(String, Vec<u8>)>,
+    /// Those of the answer.
+    pub response: Vec<Edit>,
 }
 
 /// An agreement, kept for as long as what was agreed to is open: it is judged again with the same edits.
@@ -69,8 +75,9 @@ pub struct Agreed {
     pub edits: Edits,
 }
 
+/// What becomes of one field.
 #[derive(Clone, Debug, Eq, PartialEq)]
-struct Edit {
+pub struct Edit {
     how: How,
     name: String,
     value: Vec<u8>,
@@ -84,16 +91,22 @@ enum How {
     SetIfPresent,
 }
 
-/// Asks about a request, or about a connection of opaque bytes. `body`: its length, if that is known.
-pub async fn ask(
-    connection: &Connection,
-    provider: &ExtensionProvider,
-    head: Option<(&RequestHead, Option<u64>)>,
-) -> Answer {
-    let question = question(connection, head);
-    let call = call(connection, provider, &question);
+/// A request that is asked about.
+#[derive(Debug)]
+pub struct About<'r> {
+    /// Its head.
+    pub head: &'r RequestHead,
+    /// The length of its body, if that is known.
+    pub length: Option<u64>,
+    /// As much of its body as the authorizer is shown.
+    pub body: Option<Shown>,
+}
+
+/// Asks about a request, or about a connection of opaque bytes.
+pub async fn ask(connection: &Connection, provider: &ExtensionProvider, about: Option<About<'_>>) -> Answer {
+    let call = call(connection, provider, question(connection, about));
     match tokio::time::timeout(provider.timeout, call).await {
-        Ok(Ok(response)) => understand(response),
+        Ok(Ok(answer)) => answer,
         Ok(Err(why)) => Answer::Failed(why),
         Err(_) => Answer::Failed("it did not answer in time".to_owned()),
     }
@@ -102,8 +115,8 @@ pub async fn ask(
 async fn call(
     connection: &Connection,
     provider: &ExtensionProvider,
-    question: &wire::CheckRequest,
-) -> Result<wire::CheckResponse, String> {
+    question: wire::CheckRequest,
+) -> Result<Answer, String> {
     let target = Target::Destination { asked: Asked::Service(provider.service.clone()), port: provider.port };
     let outbound = Outbound::of_the_proxy(connection.worker().clone(), connection.local(), target);
     let request = grpc_request(provider, question).map_err(|error| error.to_string())?;
@@ -114,19 +127,47 @@ async fn call(
     if response.head.status != StatusCode::OK {
         return Err(format!("it answered with status {}", response.head.status.as_u16()));
     }
-    let (body, trailers) =
-        response.body.collect(ANSWER_LENGTH_MAX).await.map_err(|error| error.to_string())?;
+    let (body, trailers) = match response.body.collect(ANSWER_LENGTH_MAX).await {
+        Ok(whole) => whole,
+        // It may have been a no.
+        Err(error) if error.reason == Reason::Overloaded => {
+            return Ok(Answer::Unfit("its answer is too long".to_owned()));
+        }
+        Err(error) => return Err(error.to_string()),
+    };
     let said = trailers.as_ref().unwrap_or_else(|| response.head.headers());
     match said.get_str(Known::GrpcStatus) {
         Some("0") => {}
+        // PERMISSION_DENIED and UNAUTHENTICATED: a no, in other words than a message.
+        Some("7" | "16") => {
+            return Ok(Answer::Denied(Box::new(Response::local(Reason::ExternalAuthorizerDenied))));
+        }
         Some(status) => return Err(format!("its gRPC status is {status:.16?}")),
         None => return Err("its answer has no gRPC status".to_owned()),
     }
     let message = unframe(&body).ok_or("its answer is not one gRPC message")?;
-    wire::CheckResponse::decode(message).map_err(|_| "its answer is not a CheckResponse".to_owned())
+    let answer = wire::CheckResponse::decode(message).map_err(|_| "its answer is not a CheckResponse")?;
+    if !is_known(message) {
+        return Ok(Answer::Unfit("its answer says what is not understood".to_owned()));
+    }
+    Ok(understand(answer))
 }
 
-fn grpc_request(provider: &ExtensionProvider, question: &wire::CheckRequest) -> Result<Request, HeaderError> {
+// Whether all fields of a CheckResponse are those that are read here, or Envoy's metadata for its own filters (4):
+// one that is not read may be the no.
+fn is_known(message: &[u8]) -> bool {
+    let mut rest = message;
+    while !rest.is_empty() {
+        let Ok((tag, wire)) = decode_key(&mut rest) else { return false };
+        if !(1..=4).contains(&tag) || skip_field(wire, tag, &mut rest, DecodeContext::default()).is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+// Takes the question: a body that is shown must not be held twice while the answer is waited for.
+fn grpc_request(provider: &ExtensionProvider, question: wire::CheckRequest) -> Result<Request, HeaderError> {
     let length = question.encoded_len();
     let mut framed = BytesMut::with_capacity(length + 5);
     framed.put_u8(0);
@@ -150,95 +191,18 @@ fn unframe(body: &[u8]) -> Option<&[u8]> {
     (compressed == 0 && u32::from_be_bytes(length) as usize == message.len()).then_some(message)
 }
 
-// === The question ===
-
-fn question(connection: &Connection, head: Option<(&RequestHead, Option<u64>)>) -> wire::CheckRequest {
-    let identity = |id: &weft_model::spiffe::SpiffeId| id.as_str().to_owned();
-    let source = wire::attribute_context::Peer {
-        address: Some(address(connection.client())),
-        principal: connection.peer().map(|peer| identity(&peer.identity)).unwrap_or_default(),
-        ..Default::default()
-    };
-    let own = connection.worker().policy.current().own.workload.clone();
-    let destination = wire::attribute_context::Peer {
-        address: Some(address(connection.local())),
-        principal: own.map(|own| identity(&own.identity())).unwrap_or_default(),
-        ..Default::default()
-    };
-    let tls_session = connection.sni().map(|sni| wire::attribute_context::TlsSession { sni: sni.to_owned() });
-    let request = head.map(|(head, length)| wire::attribute_context::Request {
-        time: Some(now()),
-        http: Some(http(head, length)),
-    });
-    let attributes = wire::AttributeContext {
-        source: Some(source),
-        destination: Some(destination),
-        request,
-        context_extensions: BTreeMap::new(),
-        tls_session,
-    };
-    wire::CheckRequest { attributes: Some(attributes) }
-}
-
-fn address(address: SocketAddr) -> wire::Address {
-    wire::Address {
-        socket_address: Some(wire::SocketAddress {
-            protocol: 0,
-            address: address.ip().to_canonical().to_string(),
-            port_value: address.port().into(),
-        }),
-    }
-}
-
-fn now() -> wire::Timestamp {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    wire::Timestamp {
-        seconds: i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX),
-        nanos: elapsed.subsec_nanos().cast_signed(),
-    }
-}
-
-fn http(head: &RequestHead, length: Option<u64>) -> wire::attribute_context::HttpRequest {
-    let mut headers: BTreeMap<String, String> = BTreeMap::new();
-    for field in head.headers().iter() {
-        // What is not UTF-8 is shown as what it is: somebody must see that there is a value.
-        let value = String::from_utf8_lossy(field.value);
-        headers
-            .entry(field.name_str().to_ascii_lowercase())
-            .and_modify(|held| {
-                held.push(',');
-                held.push_str(&value);
-            })
-            .or_insert_with(|| value.into_owned());
-    }
-    // As HTTP/2 has them, and Envoy shows them.
-    headers.remove("host");
-    headers.insert(":method".to_owned(), head.method.as_str().to_owned());
-    headers.insert(":path".to_owned(), head.path_and_query().to_owned());
-    headers.insert(":authority".to_owned(), head.authority().to_owned());
-    headers.insert(":scheme".to_owned(), head.scheme.as_str().to_owned());
-    wire::attribute_context::HttpRequest {
-        id: head.headers().get_str(Known::XRequestId).unwrap_or_default().to_owned(),
-        method: head.method.as_str().to_owned(),
-        headers,
-        path: head.path_and_query().to_owned(),
-        host: head.authority().to_owned(),
-        scheme: head.scheme.as_str().to_owned(),
-        query: String::new(),
-        size: length.and_then(|length| i64::try_from(length).ok()).unwrap_or(-1),
-        protocol: head.version.as_str().to_owned(),
-    }
-}
-
 // === The answer ===
 
 fn understand(response: wire::CheckResponse) -> Answer {
+    let said = response.status.is_some();
     let code = response.status.map_or(0, |status| status.code);
     match (code, response.http_response) {
-        (0, None) => Answer::Agreed(Edits::default()),
+        (0, None) if said => Answer::Agreed(Edits::default()),
+        (0, None) => Answer::Failed("its answer says neither yes nor no".to_owned()),
+        // What it agrees to is the request as it would have it: without the edits it is another.
         (0, Some(HttpResponse::OkResponse(agreed))) => match edits(agreed) {
             Ok(edits) => Answer::Agreed(edits),
-            Err(why) => Answer::Failed(why),
+            Err(why) => Answer::Unfit(why),
         },
         // A no stays a no, however it is worded: `failOpen` is for silence.
         (_, Some(HttpResponse::DeniedResponse(denied))) => {
@@ -266,24 +230,25 @@ fn edits(agreed: wire::OkHttpResponse) -> Result<Edits, String> {
         check_name(name)?;
     }
     let mut edits = Edits { remove: agreed.headers_to_remove, ..Edits::default() };
+    // Of the request's fields one without a word on how is overwritten, as in Envoy; one of the answer's is added.
     for option in agreed.headers {
-        edits.request.push(edit(option)?);
+        edits.request.push(edit(option, How::Set)?);
     }
     for option in agreed.response_headers_to_add {
-        let edit = edit(option)?;
-        edits.response.push((edit.name, edit.value));
+        edits.response.push(edit(option, How::Append)?);
     }
     Ok(edits)
 }
 
-fn edit(option: wire::HeaderValueOption) -> Result<Edit, String> {
-    let append = option.append.is_some_and(|append| append.value);
+// `unsaid`: how, where it does not say.
+fn edit(option: wire::HeaderValueOption, unsaid: How) -> Result<Edit, String> {
+    let append = option.append.map(|append| append.value);
     let how = match (append, option.append_action) {
-        (true, 0) => How::Append,
-        (false, 1) => How::AddIfAbsent,
-        (false, 3) => How::SetIfPresent,
-        // Unlike elsewhere in Envoy, an authorizer that says nothing overwrites.
-        (false, 0 | 2) => How::Set,
+        (None, 0) => unsaid,
+        (Some(true), 0) => How::Append,
+        (Some(false), 0) | (_, 2) if append != Some(true) => How::Set,
+        (_, 1) if append != Some(true) => How::AddIfAbsent,
+        (_, 3) if append != Some(true) => How::SetIfPresent,
         _ => return Err("it says in two ways how a field is to be added".to_owned()),
     };
     let header = option.header.ok_or("it wants to set a field without a name")?;
@@ -298,12 +263,29 @@ fn edit(option: wire::HeaderValueOption) -> Result<Edit, String> {
 fn check_name(name: &str) -> Result<(), String> {
     let known = Known::of(name.as_bytes());
     if !crate::http::is_token(name.as_bytes())
-        || crate::http::respond::is_internal(name.as_bytes())
+        || respond::is_internal(name.as_bytes())
         || UNTOUCHABLE.contains(&known)
     {
         return Err(format!("it wants to change the field {name:.64?}"));
     }
     Ok(())
+}
+
+/// What is answered where it could not be asked.
+pub fn failure(provider: &ExtensionProvider, grpc: bool) -> Response {
+    let mut response = Response::local(Reason::ExternalAuthorizerFailed);
+    // The reason's own grpc-status goes with the reason's own status.
+    if provider.status_on_error != response.head.status.as_u16()
+        && let Ok(status) = StatusCode::from_u16(provider.status_on_error)
+    {
+        response.head.set_status(status);
+        if grpc {
+            let status = respond::grpc_status(status).to_string();
+            // A number follows the grammar.
+            let _ = response.head.headers_mut().append_known(Known::GrpcStatus, status.as_bytes());
+        }
+    }
+    response
 }
 
 fn denial(denied: wire::DeniedHttpResponse) -> Result<Response, String> {
@@ -322,7 +304,7 @@ fn denial(denied: wire::DeniedHttpResponse) -> Result<Response, String> {
         response.body = Body::from(Bytes::from(denied.body));
     }
     for option in denied.headers {
-        apply(response.head.headers_mut(), &edit(option)?).map_err(|error| error.to_string())?;
+        edit(option, How::Set)?.apply(response.head.headers_mut()).map_err(|error| error.to_string())?;
     }
     Ok(response)
 }
@@ -333,27 +315,46 @@ impl Edits {
         !(self.request.is_empty() && self.remove.is_empty())
     }
 
+    /// The fields of the request that it decides about.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let set = self.request.iter().filter(|edit| edit.how == How::Set).map(|edit| &*edit.name);
+        set.chain(self.remove.iter().map(|name| &**name))
+    }
+
     /// Edits the request. What it must not touch was refused before.
     pub fn apply(&self, headers: &mut Headers) -> Result<(), HeaderError> {
         let set =
             |name: &[u8]| self.request.iter().any(|edit| edit.name.as_bytes().eq_ignore_ascii_case(name));
         keep_unnominated(headers, set);
         for name in &self.remove {
-            headers.remove_name(name);
+            headers.remove_spellings(name);
         }
-        self.request.iter().try_for_each(|edit| apply(headers, edit))
+        self.request.iter().try_for_each(|edit| edit.apply(headers))
     }
 }
 
-fn apply(headers: &mut Headers, edit: &Edit) -> Result<(), HeaderError> {
-    let Edit { how, name, value } = edit;
-    let present = headers.find(name).is_some();
-    match how {
-        How::Append => headers.append(name, value),
-        How::AddIfAbsent if present => Ok(()),
-        How::SetIfPresent if !present => Ok(()),
-        How::AddIfAbsent | How::SetIfPresent | How::Set => headers.insert(name, value),
+impl Edit {
+    /// Edits a request or an answer.
+    pub fn apply(&self, headers: &mut Headers) -> Result<(), HeaderError> {
+        let Self { how, name, value } = self;
+        let present = headers.find(name).is_some();
+        match how {
+            How::Append => headers.append(name, value),
+            How::AddIfAbsent if present => Ok(()),
+            How::SetIfPresent if !present => Ok(()),
+            How::AddIfAbsent | How::SetIfPresent | How::Set => {
+                headers.insert(name, value)?;
+                // What a client calls almost so would speak beside it.
+                headers.keep_spelling(name);
+                Ok(())
+            }
+        }
     }
+}
+
+/// Whether all of a request can be shown as it will be forwarded: the protocol has text alone.
+pub fn is_showable(head: &RequestHead) -> bool {
+    head.headers().iter().all(|field| field.value_str().is_some())
 }
 
 #[cfg(test)]

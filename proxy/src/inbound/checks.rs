@@ -196,7 +196,10 @@ impl Authenticated<'_> {
             remote_address: remote_address(head, came.client, policy.config.trusted_proxies),
             token,
         };
-        Ok(judge(&Facts { connection: came.facts(policy), http: Some(http) }))
+        // What is declared as opaque is judged so, though the client says HTTP: a rule that needs HTTP holds there as
+        // documented for such a port, and no client chooses by how it speaks which rules are for it.
+        let http = Some(http).filter(|_| !policy.own.protocol(came.local.port()).is_opaque());
+        Ok(judge(&Facts { connection: came.facts(policy), http }))
     }
 }
 

@@ -3,7 +3,7 @@
 //! | step | why here |
 //! |---|---|
 //! | which try it is, and its deadline: the proxy's word before, else the client's | before the fields that say so are removed |
-//! | internal fields and `x-forwarded-client-cert` removed | no rule and no application sees a client's claim |
+//! | internal fields, `x-forwarded-client-cert` and what `Connection` names removed | no rule and no application sees a client's claim; what is judged is what is forwarded |
 //! | the kubelet's probes | from a node, exactly as declared: nothing below is asked |
 //! | admission | what the connection is not for is refused before anything of it is looked at |
 //! | canonical path, where a path rule applies | before it is judged; what is judged is forwarded |
@@ -11,19 +11,20 @@
 //! | external authorizer, where a CUSTOM policy matches | before DENY and ALLOW, as in Istio: they see what it made of the request |
 //! | authorization | the newest policy, on each request |
 //! | rates, then a place at the application | after authorization, so that what is denied uses up nothing; before a byte of the body is read |
-//! | hop-by-hop fields removed, identity header set | after the rules saw the request whole |
+//! | hop-by-hop fields removed, identity header set, trailers held to what a client may say | after the rules saw the request whole |
 //! | application | at its own address, by the protocol it speaks; it is shown what is left |
 //! | judged again at each change of the policy until the answer has ended | an answer is not for who may no longer ask |
 //! | answer: internal fields removed, `retry: spent` where that is so | an application cannot speak as the mesh |
 //! | record | last, so that it sees the answer that the client sees |
 
 use super::DIRECTION;
-use super::authorizer::{self, Agreed, Answer, Edits};
+use super::authorizer::{self, About, Agreed, Answer, Edit, Edits, shown};
 use super::connection::Connection;
 use super::judge::{Denied, Marks, Next, Question};
 use super::probe;
 use super::revoke::{self, Live};
 use super::token;
+use super::trailers;
 use crate::deadline::Deadline;
 use crate::exchange::{Logged, Record, RequestBytes, count_request, observe};
 use crate::h1::{Delivered, Handler};
@@ -67,8 +68,8 @@ struct Came {
 enum Refusal {
     /// The mesh says why.
     Denied(Denied),
-    /// The authorizer answers itself.
-    Answer(Box<Response>),
+    /// This is answered, for that reason and with more of the why.
+    Answer(Box<Response>, Reason, String),
 }
 
 impl Inbound {
@@ -160,7 +161,7 @@ impl Inbound {
     async fn ask(
         &self,
         head: &mut RequestHead,
-        length: Option<u64>,
+        body: &mut Body,
         question: &Question,
         token: Option<&Accepted>,
         policy: &Policy,
@@ -173,9 +174,22 @@ impl Inbound {
                 format!("{} names the provider {}, which is not known", question.by, question.provider);
             return Err(denied(Reason::AuthorizationUnresolved, detail));
         };
-        let edits = match authorizer::ask(&self.connection, provider, Some((head, length))).await {
+        if !authorizer::is_showable(head) {
+            let detail = "a field that is not UTF-8 cannot be shown to an external authorizer".to_owned();
+            return Err(denied(Reason::RequestMalformed, detail));
+        }
+        let length = body.exact_length();
+        let shown = match provider.body {
+            Some(how) => shown::read(&self.connection, body, how).await.map_err(Refusal::Denied)?,
+            None => None,
+        };
+        let about = About { head, length, body: shown };
+        let edits = match authorizer::ask(&self.connection, provider, Some(about)).await {
             Answer::Agreed(edits) => edits,
-            Answer::Denied(response) => return Err(Refusal::Answer(response)),
+            Answer::Denied(response) => {
+                let reason = Reason::ExternalAuthorizerDenied;
+                return Err(Refusal::Answer(response, reason, question.by.clone()));
+            }
             Answer::Failed(why) if provider.fail_open => {
                 tracing::warn!(
                     provider = &*provider.name,
@@ -184,9 +198,10 @@ impl Inbound {
                 );
                 Edits::default()
             }
-            Answer::Failed(why) => {
+            Answer::Failed(why) | Answer::Unfit(why) => {
+                let response = Box::new(authorizer::failure(provider, head.is_grpc()));
                 let detail = format!("{}: {why}", question.by);
-                return Err(denied(Reason::ExternalAuthorizerFailed, detail));
+                return Err(Refusal::Answer(response, Reason::ExternalAuthorizerFailed, detail));
             }
         };
         let applied = edits.apply(head.headers_mut());
@@ -241,12 +256,15 @@ impl Handler for Inbound {
         let worker = self.connection.worker();
         let mut policy = worker.policy.current();
         strip_internal(request.head.headers_mut());
+        // What the client names for this hop alone does not reach the application: no rule, authorizer or token
+        // rests on it.
+        request.head.headers_mut().remove_nominated();
         let mut pass = None;
         if self.connection.is_from_node(&policy) {
             // Boxed: probes are rare, and would lie in every request's future.
             (pass, policy) = Box::pin(probe::recognise(&self.connection, &mut request)).await;
         }
-        let Request { mut head, body } = request;
+        let Request { mut head, mut body } = request;
         // As it came, to be judged again when the policy changes before it has been answered.
         let mut judged = revoke::Request { head: head.clone(), at: token::now(), agreed: None };
         let mut marks = Marks::default();
@@ -254,14 +272,13 @@ impl Handler for Inbound {
             Some(_) => Ok((Next::Pass, None)),
             None => self.connection.judge_request(&mut head, &policy, judged.at, &mut marks),
         };
-        let mut answer_fields: Vec<(String, Vec<u8>)> = Vec::new();
+        let mut answer_fields: Vec<Edit> = Vec::new();
         let next = match next {
             Ok((Next::Pass, _)) => Ok(()),
             Ok((Next::Ask(question), accepted)) => {
                 // Boxed: most requests ask nobody.
-                let length = body.exact_length();
                 let (token, held) = (accepted.as_deref(), policy.version);
-                let asking = Box::pin(self.ask(&mut head, length, &question, token, &policy, &mut marks));
+                let asking = Box::pin(self.ask(&mut head, &mut body, &question, token, &policy, &mut marks));
                 let outcome = match came.deadline {
                     None => asking.await,
                     Some(deadline) => match tokio::time::timeout_at(deadline.at().into(), asking).await {
@@ -283,12 +300,11 @@ impl Handler for Inbound {
                         }
                     }
                     Err(Refusal::Denied(denied)) => Err(denied),
-                    Err(Refusal::Answer(response)) => {
-                        let reason = Reason::ExternalAuthorizerDenied;
+                    Err(Refusal::Answer(response, reason, detail)) => {
                         worker.metrics.answered(DIRECTION, reason);
                         let mut record = self.record(logged(&head, &policy), marks, came);
                         record.reason = Some(reason);
-                        record.detail = Some(question.by);
+                        record.detail = Some(detail);
                         return observe(respond::for_client(*response, reason, grpc), record);
                     }
                 }
@@ -377,6 +393,8 @@ impl Handler for Inbound {
         }
         let wire = self.wire(&head, &policy, upgrade);
         let version = policy.version;
+        let edits = judged.agreed.as_ref().map(|agreed| &agreed.edits);
+        let body = trailers::guard(body, &policy.own.tokens, edits);
         drop(policy);
         let (body, request_bytes) = count_request(body);
         let application = self.connection.application();
@@ -437,9 +455,9 @@ impl Handler for Inbound {
         }
         let headers = response.head.headers_mut();
         strip_internal(headers);
-        for (name, value) in &answer_fields {
+        for edit in &answer_fields {
             // Judged when the authorizer named it; a block that is full takes no more.
-            let _ = headers.append(name, value);
+            let _ = edit.apply(headers);
         }
         if Self::outlives_its_judgement(&response) {
             if let Body::Tunnel(tunnel) = &mut response.body {

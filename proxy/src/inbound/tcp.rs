@@ -168,7 +168,7 @@ async fn admit(connection: &Connection) -> Result<(), Denied> {
                 "a connection passes that its authorizer did not judge"
             );
         }
-        Answer::Failed(why) => return denied(Reason::ExternalAuthorizerFailed, &why),
+        Answer::Failed(why) | Answer::Unfit(why) => return denied(Reason::ExternalAuthorizerFailed, &why),
     }
     connection.agree(question.provider.clone());
     // It took its time: what holds now is what counts.

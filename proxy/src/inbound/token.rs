@@ -2,7 +2,7 @@
 //!
 //! Runs before any rule is looked at, so that rules see the request as the application will: without
 //! the token (unless its rule forwards it), with the fields that its rule writes. A field of such a name
-//! that a client sent is removed always. Checked signatures are remembered per worker; time, place and
+//! that a client sent is removed always, in any spelling. Checked signatures are remembered per worker; time, place and
 //! rule are looked at again whenever a token comes again.
 
 use super::signature;
@@ -73,7 +73,7 @@ pub fn authenticate(
         };
         keep_unnominated(head.headers_mut(), ours);
         for name in set.written_headers() {
-            head.headers_mut().remove_name(name);
+            head.headers_mut().remove_spellings(name);
         }
     }
     let accepted = found.and_then(|found| match found {

@@ -14,6 +14,53 @@ fn agreed(headers: Vec<wire::HeaderValueOption>, remove: &[&str]) -> wire::Check
     wire::CheckResponse { status: None, http_response: Some(HttpResponse::OkResponse(agreed)) }
 }
 
+#[test]
+fn an_answer_that_says_nothing_or_more_than_is_understood_is_no_agreement() {
+    assert!(matches!(understand(wire::CheckResponse::default()), Answer::Failed(_)));
+    let yes = wire::CheckResponse { status: status(0), http_response: None };
+    let mut message = yes.encode_to_vec();
+    assert!(is_known(&message) && matches!(understand(yes), Answer::Agreed(_)));
+    // Envoy's metadata, which is for its own filters; then a field of tomorrow.
+    message.extend([4 << 3 | 2, 1, 0]);
+    assert!(is_known(&message));
+    message.extend([5 << 3 | 2, 0]);
+    assert!(!is_known(&message));
+    assert!(!is_known(&[1 << 3 | 2, 9]));
+}
+
+#[test]
+fn the_answers_fields_are_edited_as_the_authorizer_says() {
+    let action = |append_action, name: &str| wire::HeaderValueOption { append_action, ..option(name, "new") };
+    let appended =
+        wire::HeaderValueOption { append: Some(wire::BoolValue { value: false }), ..option("x-set", "new") };
+    let agreed = wire::OkHttpResponse {
+        response_headers_to_add: vec![
+            option("x-added", "new"),
+            appended,
+            action(1, "x-absent"),
+            action(1, "x-there"),
+            action(2, "x-over"),
+            action(3, "x-nowhere"),
+        ],
+        ..Default::default()
+    };
+    let said = Some(HttpResponse::OkResponse(agreed));
+    let Answer::Agreed(edits) = understand(wire::CheckResponse { status: status(0), http_response: said })
+    else {
+        panic!()
+    };
+    let mut headers = Headers::new();
+    for name in ["x-added", "x-set", "x-there", "x-over"] {
+        headers.append(name, b"old").unwrap();
+    }
+    edits.response.iter().for_each(|edit| edit.apply(&mut headers).unwrap());
+    let left: Vec<_> =
+        headers.iter().map(|field| format!("{}: {}", field.name_str(), field.value_str().unwrap())).collect();
+    let wanted =
+        ["x-added: old", "x-set: new", "x-there: old", "x-over: new", "x-added: new", "x-absent: new"];
+    assert_eq!(left, wanted);
+}
+
 fn status(code: i32) -> Option<wire::Status> {
     Some(wire::Status { code, message: String::new() })
 }
@@ -37,8 +84,26 @@ fn an_agreement_edits_the_request_as_it_says() {
 }
 
 #[test]
+fn what_an_authorizer_sets_or_removes_has_no_other_spelling_beside_it() {
+    let absent = wire::HeaderValueOption { append_action: 1, ..option("x-kept", "no") };
+    let Answer::Agreed(edits) = understand(agreed(vec![option("x-user", "joe"), absent], &["x-secret"]))
+    else {
+        panic!()
+    };
+    let mut headers = Headers::new();
+    for name in ["X_User", "x_user", "x_kept", "X_SECRET", "x-secret", "x-users"] {
+        headers.append(name, b"admin").unwrap();
+    }
+    edits.apply(&mut headers).unwrap();
+    let left: Vec<_> =
+        headers.iter().map(|field| format!("{}: {}", field.name_str(), field.value_str().unwrap())).collect();
+    assert_eq!(left, ["x-users: admin", "x-user: joe", "x-kept: no"]);
+    assert_eq!(edits.names().collect::<Vec<_>>(), ["x-user", "x-secret"]);
+}
+
+#[test]
 fn what_is_not_understood_is_no_agreement() {
-    let failed = |response| matches!(understand(response), Answer::Failed(_));
+    let failed = |response| matches!(understand(response), Answer::Unfit(_));
     for name in ["host", "Content-Length", "transfer-encoding", "connection", "x-weft-reason", "a b", ""] {
         assert!(failed(agreed(vec![option(name, "1")], &[])), "{name}");
         assert!(failed(agreed(Vec::new(), &[name])), "{name}");
