@@ -1,13 +1,16 @@
 //! Takes in what proxies tell of themselves: how often each rule decided there. For people alone, so
-//! nothing is believed that the mesh does not know, and no more is kept than the mesh has rules.
+//! nothing is believed that the mesh does not know or that is not the caller's to tell, and no more is kept
+//! than the mesh has rules.
 
 use crate::discovery::scope::admit;
 use crate::server::Peer;
 use crate::snapshot::Snapshot;
 use crate::status::{Hits, Proxies};
+use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
+use weft_model::names::{ResourceName, WorkloadUid};
 use weft_model::proto::v1::reports_server::Reports;
 use weft_model::proto::v1::{Decisions, ReportRequest, ReportResponse};
 
@@ -45,7 +48,7 @@ impl Reports for Reporter {
         if request.decisions.len() > DECISIONS_MAX {
             return Err(Status::invalid_argument("the report has too many rules"));
         }
-        let known = request.decisions.into_iter().filter_map(|told| known(told, &snapshot)).collect();
+        let known = known(request.decisions, &workload, &snapshot);
         if !self.proxies.reported(&workload, known) {
             return Err(Status::failed_precondition("the workload has no discovery stream"));
         }
@@ -53,13 +56,20 @@ impl Reports for Reporter {
     }
 }
 
-// A rule that the mesh has. A proxy that is a generation behind tells of others, too.
-fn known(told: Decisions, snapshot: &Snapshot) -> Option<Hits> {
-    let verdict = VERDICTS.into_iter().find(|verdict| *verdict == told.verdict)?;
-    let name = format!("AuthorizationPolicy/{}", told.policy);
-    let policy = snapshot.mesh().authorizations.get(name.as_str())?;
-    let rule = usize::try_from(told.rule).ok().filter(|rule| *rule < policy.rules.len())?;
-    Some(Hits { policy: told.policy, rule, verdict, decisions: told.count })
+// Of rules that the mesh has, in policies that bind the workload: no proxy speaks for another. One that is a
+// generation behind tells of others, too.
+fn known(told: Vec<Decisions>, workload: &WorkloadUid, snapshot: &Snapshot) -> Vec<Hits> {
+    let workload = snapshot.mesh().workloads.get(workload);
+    let names = workload.into_iter().flat_map(|workload| &workload.authorizations);
+    let bound: HashSet<&str> = names.map(ResourceName::as_str).collect();
+    let known = |told: Decisions| {
+        let verdict = VERDICTS.into_iter().find(|verdict| *verdict == told.verdict)?;
+        let name = format!("AuthorizationPolicy/{}", told.policy);
+        let policy = snapshot.mesh().authorizations.get(*bound.get(&*name)?)?;
+        let rule = usize::try_from(told.rule).ok().filter(|rule| *rule < policy.rules.len())?;
+        Some(Hits { policy: told.policy, rule, verdict, decisions: told.count })
+    };
+    told.into_iter().filter_map(known).collect()
 }
 
 #[cfg(test)]
@@ -69,19 +79,21 @@ mod tests {
     use weft_model::authorization::Rule;
 
     #[test]
-    fn only_rules_that_the_mesh_has_are_believed() {
+    fn only_rules_that_bind_the_caller_are_believed() {
         let mut fixture = Fixture::shop();
         let policy = fixture.mesh.authorizations.values_mut().next().unwrap();
         Arc::make_mut(policy).rules = vec![Rule::default()];
         let snapshot = fixture.snapshot();
-        let told = |policy: &str, rule, verdict: &str| {
+        let told_by = |workload: &str, policy: &str, rule, verdict: &str| {
             let told = Decisions { policy: policy.to_owned(), rule, verdict: verdict.to_owned(), count: 7 };
-            known(told, &snapshot)
+            known(vec![told], &workload.parse().unwrap(), &snapshot).pop()
         };
+        let told = |policy: &str, rule, verdict: &str| told_by("shop/cart-1", policy, rule, verdict);
         let hits = Hits { policy: "shop/cart-callers".to_owned(), rule: 0, verdict: "allow", decisions: 7 };
         assert_eq!(told("shop/cart-callers", 0, "allow"), Some(hits));
         assert_eq!(told("shop/cart-callers", 1, "allow"), None);
         assert_eq!(told("shop/other", 0, "allow"), None);
         assert_eq!(told("shop/cart-callers", 0, "perhaps"), None);
+        assert_eq!(told_by("shop/web-1", "shop/cart-callers", 0, "allow"), None, "it binds another workload");
     }
 }
