@@ -73,7 +73,7 @@ fn a_case_that_does_not_hold_fails_and_says_why() {
 fn a_path_that_has_no_canonical_form_is_refused_before_a_token_is_looked_at() {
     let case = |path: &str, reason: &str| {
         format!(
-            "  - {{name: c, from: {{workload: shop/web-1, claims: {{iss: stranger}}}}, to: {{service: shop/cart}}, \
+            "  - {{name: {reason}, from: {{workload: shop/web-1, claims: {{iss: stranger}}}}, to: {{service: shop/cart}}, \
              request: {{path: {path}}}, expect: {{verdict: deny, reason: {reason}}}}}\n"
         )
     };
