@@ -137,6 +137,7 @@ fn main() {
             backends: HashMap::new(),
             endpoints: Arc::new(EndpointSet { endpoints: vec![Arc::new(endpoint)] }),
             traffic: Arc::default(),
+            is_backend: true,
             backend_sessions: false,
             unresolved: None,
         })],

@@ -134,7 +134,7 @@ impl Candidates {
             self.choose(mean, false, fit, random, now)
         };
         // One that drains still serves, which is more than is known of one that is ejected.
-        let serving = |replica: &Rc<Replica>| replica.known.standing.takes(now) && untried(replica);
+        let serving = |replica: &Rc<Replica>| replica.is_serving(now) && untried(replica);
         chosen
             .or_else(|| self.lightest(mean, fit, now))
             .or_else(|| self.lightest(mean, serving, now))

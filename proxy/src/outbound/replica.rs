@@ -206,9 +206,14 @@ impl Replica {
         self.known.ejected.borrow_mut().get_or_insert_with(guard);
     }
 
+    /// Whether it is not ejected, though it may be draining.
+    pub fn is_serving(&self, now: Instant) -> bool {
+        self.known.standing.takes(now)
+    }
+
     /// Whether it is to be picked.
     pub fn is_available(&self, now: Instant) -> bool {
-        self.known.standing.takes(now) && !self.pool.is_leaving(now)
+        self.is_serving(now) && !self.pool.is_leaving(now)
     }
 
     /// Whether it was found failing, and has not been proved since.
