@@ -277,6 +277,54 @@ fn policy_files_give_one_answer_that_points_into_them() {
     }
 }
 
+#[test]
+fn what_fuzzers_begin_with_and_what_they_found_holds() {
+    let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/seeds");
+    let each = |target: &str, check: &dyn Fn(&[u8])| {
+        let entries = fs::read_dir(format!("{seeds}/{target}")).unwrap();
+        let met = entries.map(|entry| check(&fs::read(entry.unwrap().path()).unwrap())).count();
+        assert!(met > 0, "{target} has no seeds");
+    };
+    each("wire_resource", &|bytes| {
+        wire_resource::check(bytes);
+    });
+    let text = |check: &dyn Fn(&str), bytes: &[u8]| check(&String::from_utf8_lossy(bytes));
+    each("jwt", &|bytes| {
+        text(
+            &|text| {
+                jwt::check(text);
+            },
+            bytes,
+        )
+    });
+    each("spiffe_id", &|bytes| {
+        text(
+            &|text| {
+                spiffe_id::check(text);
+            },
+            bytes,
+        )
+    });
+    each("mesh_server_name", &|bytes| {
+        text(
+            &|text| {
+                mesh_server_name::check(text);
+            },
+            bytes,
+        )
+    });
+    let path = |text: &str| {
+        let (path, other) = text.split_once('\n').unwrap_or((text, text));
+        let respelled = path_canonical::respelled(path, other.as_bytes());
+        for path in [path, other, &respelled] {
+            path_canonical::check(path);
+        }
+        path_canonical::meet(path, other);
+        path_canonical::meet(path, &respelled);
+    };
+    each("path_canonical", &|bytes| text(&path, bytes));
+}
+
 /// Files that are edited at random.
 struct Edited {
     files: Vec<SourceFile>,

@@ -66,7 +66,10 @@ fn handshake<'a>(bytes: &'a [u8], joined: &'a mut Vec<u8>) -> Result<&'a [u8], R
     let mut rest = bytes;
     let mut first = true;
     loop {
-        let Some((body, after, whole)) = record(rest) else { return Err(Read::More) };
+        let Some((body, after, whole)) = record(rest) else {
+            // Within the head of a record: what came before may have told already.
+            return Err(later(joined, bytes));
+        };
         if body.is_empty() && whole {
             // Forbidden, and a way to make us look for ever.
             return Err(Read::Other);
@@ -274,6 +277,11 @@ pub(super) mod tests {
         let empty_record = [22, 3, 1, 0, 0];
         for bytes in [&server_hello[..], &old, &empty_record, b"GET / HTTP/1.1\r\n", &[23, 3, 3, 0, 1, 0]] {
             assert_eq!(read(bytes), Read::Other, "{bytes:?}");
+        }
+        // Nor does the head of a record that begins behind what tells make it unsaid.
+        let told = [22, 3, 1, 0, 1, 0];
+        for more in [&[][..], &[22], &[22, 3], &[22, 3, 1, 0]] {
+            assert_eq!(read(&[&told, more].concat()), Read::Other, "{more:?}");
         }
         // Lengths that lead outside of the message.
         for at in 43..hello.len().min(400) {

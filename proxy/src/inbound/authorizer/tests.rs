@@ -21,11 +21,11 @@ fn an_answer_that_says_nothing_or_more_than_is_understood_is_no_agreement() {
     let mut message = yes.encode_to_vec();
     assert!(is_known(&message) && matches!(understand(yes), Answer::Agreed(_)));
     // Envoy's metadata, which is for its own filters; then a field of tomorrow.
-    message.extend([4 << 3 | 2, 1, 0]);
+    message.extend([(4 << 3) | 2, 1, 0]);
     assert!(is_known(&message));
-    message.extend([5 << 3 | 2, 0]);
+    message.extend([(5 << 3) | 2, 0]);
     assert!(!is_known(&message));
-    assert!(!is_known(&[1 << 3 | 2, 9]));
+    assert!(!is_known(&[(1 << 3) | 2, 9]));
 }
 
 #[test]
