@@ -139,7 +139,7 @@ pub struct Source {
     pub principals: Clause<StringMatch>,
     /// The namespace of the proven identity.
     pub namespaces: Clause<StringMatch>,
-    /// The service account of the proven identity, in the mesh's own trust domain.
+    /// The service account of the proven identity, in whatever trust domain the mesh trusts.
     pub service_accounts: Clause<ServiceAccount>,
     /// The address that the connection comes from.
     pub ip_blocks: Clause<IpNet>,

@@ -106,13 +106,16 @@ pub struct Fraction {
     pub denominator: u32,
 }
 
+/// The most tries after the first: more would outlive any deadline that is worth having.
+pub const RETRY_ATTEMPTS_MAX: u32 = 10;
+
 /// When a request that was answered, or whose connection broke, is tried again (GEP-1731): its owner
 /// says that doing it twice does no harm.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RetryPolicy {
     /// Statuses that are tried again, 400 to 599.
     pub codes: Vec<u16>,
-    /// Tries after the first.
+    /// Tries after the first, at most [`RETRY_ATTEMPTS_MAX`].
     pub attempts: u32,
     /// The least wait before a further try.
     pub backoff: Duration,

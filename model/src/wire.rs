@@ -95,17 +95,21 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.type_url() == url)
     }
 
-    /// Whether not holding one must deny rather than leave something out.
-    pub fn is_security(self) -> bool {
-        matches!(
-            self,
+    /// Whether one that is not understood counts as not held, which refuses what it is for: its last good
+    /// version may allow what the new one forbids. All that decides about requests is such a kind, a route's
+    /// filters and a traffic policy's limits too; the others say where something is.
+    pub fn is_lost_unless_understood(self) -> bool {
+        match self {
             Self::TrustBundle
-                | Self::MeshConfig
-                | Self::Authorization
-                | Self::PeerAuthentication
-                | Self::RequestAuthentication
-                | Self::Workload
-        )
+            | Self::MeshConfig
+            | Self::Authorization
+            | Self::PeerAuthentication
+            | Self::RequestAuthentication
+            | Self::Workload
+            | Self::Route
+            | Self::TrafficPolicy => true,
+            Self::Endpoints | Self::Service | Self::Generation => false,
+        }
     }
 }
 
@@ -130,7 +134,7 @@ pub enum Resource {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Refusal {
     /// It needs a newer reader, or holds what this one does not know. Keeping the last good version
-    /// would be weaker than what was meant, so a security resource counts as not held.
+    /// may be weaker than what was meant: see [`Kind::is_lost_unless_understood`].
     #[error("not understood: {0}")]
     NotUnderstood(String),
     /// It is wrong. The last good version stays.

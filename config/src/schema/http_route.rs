@@ -12,10 +12,7 @@ use crate::document::quoted;
 use crate::report::At;
 use http::Method;
 use std::time::Duration;
-use weft_model::route::{PathMatch, RetryPolicy, RouteMatch, ValueMatch};
-
-/// Tries after the first, at most: more would outlive any deadline that is worth having.
-const RETRY_ATTEMPTS_MAX: u32 = 10;
+use weft_model::route::{PathMatch, RETRY_ATTEMPTS_MAX, RetryPolicy, RouteMatch, ValueMatch};
 
 /// Tries after the first where the owner wants retries and says no number.
 const RETRY_ATTEMPTS_DEFAULT: u32 = 2;

@@ -5,8 +5,9 @@ use super::{Refusal, each, invalid, level, missing, parse, port, provenance_from
 use crate::cors::{Cors, Listed, OriginMatch};
 use crate::proto::v1;
 use crate::route::{
-    Backend, Filter, Fraction, HeaderEdit, Mirror, PathEdit, PathMatch, Pattern, Redirect, RetryPolicy,
-    Rewrite, Route, RouteKind, RouteMatch, RouteRule, SessionCarrier, SessionPersistence, ValueMatch,
+    Backend, Filter, Fraction, HeaderEdit, Mirror, PathEdit, PathMatch, Pattern, RETRY_ATTEMPTS_MAX,
+    Redirect, RetryPolicy, Rewrite, Route, RouteKind, RouteMatch, RouteRule, SessionCarrier,
+    SessionPersistence, ValueMatch,
 };
 use http::{HeaderName, HeaderValue, StatusCode};
 use std::time::Duration;
@@ -136,6 +137,9 @@ fn retry_from_wire(message: v1::RetryPolicy) -> Result<RetryPolicy, Refusal> {
         let code = u16::try_from(code).ok().filter(|code| (400..=599).contains(code));
         code.ok_or_else(|| invalid("a status to retry is not one of an error"))
     };
+    if message.attempts > RETRY_ATTEMPTS_MAX {
+        return Err(invalid(format!("{} tries are more than {RETRY_ATTEMPTS_MAX}", message.attempts)));
+    }
     Ok(RetryPolicy {
         codes: each(message.codes, code)?,
         attempts: message.attempts,

@@ -431,6 +431,24 @@ fn a_newer_level_or_none_is_not_understood() {
 }
 
 #[test]
+fn more_tries_than_a_route_may_ask_for_are_invalid() {
+    let Resource::Route(route) = all().into_iter().find(|held| held.kind() == Kind::Route).unwrap() else {
+        unreachable!()
+    };
+    let decoded = |attempts| {
+        let mut route = (*route).clone();
+        let retry = route.rules.iter_mut().find_map(|rule| rule.retry.as_mut());
+        retry.expect("a rule that retries").attempts = attempts;
+        let resource = Resource::Route(Arc::new(route));
+        Resource::decode(Kind::Route, resource.name().as_str(), &resource.encode())
+    };
+    assert!(decoded(10).is_ok());
+    for attempts in [11, 100, u32::MAX] {
+        assert!(matches!(decoded(attempts), Err(Refusal::Invalid(_))), "{attempts}");
+    }
+}
+
+#[test]
 fn unknown_enum_values_and_empty_oneofs_are_not_understood() {
     let policy =
         v1::Authorization { needs_level: 1, namespace: "a".into(), name: "b".into(), ..Default::default() };

@@ -148,7 +148,7 @@ impl Store {
         })
     }
 
-    /// The security resources that are named here but not understood.
+    /// The resources that count as not held because they are not understood.
     pub fn not_understood(&self) -> usize {
         self.not_understood.len()
     }
@@ -318,7 +318,7 @@ impl Store {
                 Ok(Some((name, Entry { version, bytes: incoming.value.clone(), resource })))
             }
             Err(refusal) => {
-                let gone = matches!(refusal, Refusal::NotUnderstood(_)) && kind.is_security();
+                let gone = matches!(refusal, Refusal::NotUnderstood(_)) && kind.is_lost_unless_understood();
                 Err((gone.then_some(name), refused(refusal.to_string())))
             }
         }

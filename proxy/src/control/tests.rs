@@ -482,6 +482,46 @@ fn a_traffic_policy_that_is_named_and_not_held_leaves_its_service_unresolved() {
     assert_eq!(port(&policy, "shop/catalog").unresolved, Some(name("TrafficPolicy/shop/t")));
 }
 
+/// As a newer control API writes it, for newer proxies.
+fn above_our_level(resource: &Resource, version: &str) -> Batch {
+    let mut value = resource.encode();
+    // Field 1, again: the last one counts.
+    prost::encoding::encode_key(1, prost::encoding::WireType::Varint, &mut value);
+    prost::encoding::encode_varint(u64::from(weft_model::LEVEL) + 1, &mut value);
+    let name = resource.name();
+    batch(resource.kind(), vec![raw(resource.kind(), name.as_str(), version, value)])
+}
+
+#[test]
+fn a_limit_or_a_route_that_is_not_understood_leaves_nothing_of_what_it_said_before_in_force() {
+    let mut store = with_policy();
+    store.ask(&by_name("shop/catalog"));
+    let Resource::Service(plain) = service("shop/catalog", &["HTTPRoute/shop/r"]) else { unreachable!() };
+    let limited = Service { traffic_policies: vec![name("TrafficPolicy/shop/t")], ..(*plain).clone() };
+    put(&mut store, &Resource::Service(Arc::new(limited)), "1");
+    put(&mut store, &traffic_policy(Algorithm::RoundRobin), "1");
+    put(&mut store, &route("shop/r", &["shop/catalog"]), "1");
+    let policy = commit(&mut store, 2);
+    assert_eq!(port(&policy, "shop/catalog").unresolved, None);
+
+    let effect = store.receive(above_our_level(&traffic_policy(Algorithm::Random), "2"));
+    assert!(effect.refused[0].reason.starts_with("not understood: "), "{}", effect.refused[0].reason);
+    let policy = commit(&mut store, 3);
+    assert_eq!(port(&policy, "shop/catalog").unresolved, Some(name("TrafficPolicy/shop/t")));
+    put(&mut store, &traffic_policy(Algorithm::Random), "3");
+
+    store.receive(above_our_level(&route("shop/r", &["shop/other"]), "2"));
+    let policy = commit(&mut store, 4);
+    let routes = format!("{:?}", port(&policy, "shop/catalog").routes);
+    assert!(routes.contains("unresolved: Some(HTTPRoute/shop/r)"), "{routes}");
+    // What only says where something is stays: without it there would be nothing to refuse by.
+    store.receive(above_our_level(&service("shop/catalog", &[]), "2"));
+    put(&mut store, &route("shop/r", &["shop/catalog"]), "3");
+    let policy = commit(&mut store, 5);
+    assert_eq!(port(&policy, "shop/catalog").unresolved, None);
+    assert!(store.versions(Kind::Service).contains_key("shop/catalog"));
+}
+
 #[test]
 fn an_address_leads_to_what_it_is_an_alias_of() {
     let mut store = with_policy();
