@@ -12,7 +12,8 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use weft_model::authorization::Provenance;
 
-/// The most diagnostics that are kept: more than anybody reads.
+/// The most errors, and the most warnings, that are kept: more than anybody reads. Whatever their number, the
+/// first error of each file is kept: a file that is not said to be bad is served.
 const DIAGNOSTICS_MAX: usize = 2_000;
 
 /// A node of a file.
@@ -62,7 +63,17 @@ pub(crate) struct Problems {
     // With the order of their files.
     diagnostics: Vec<(u32, Diagnostic)>,
     failed: BTreeSet<Place>,
-    left_out: Vec<Severity>,
+    /// The files with an error, by their order.
+    bad: BTreeSet<u32>,
+    errors: Count,
+    warnings: Count,
+}
+
+/// How many there are of a severity.
+#[derive(Clone, Copy, Default)]
+struct Count {
+    kept: usize,
+    left_out: usize,
 }
 
 impl<'a> Report<'a> {
@@ -147,9 +158,16 @@ impl<'a> Report<'a> {
         });
         let mut diagnostics: Vec<_> =
             found.diagnostics.into_iter().map(|(_, diagnostic)| diagnostic).collect();
-        if let (Some(last), Some(worst)) = (diagnostics.last().cloned(), found.left_out.iter().min()) {
-            let message = format!("{} more problems are not shown", found.left_out.len());
-            diagnostics.push(Diagnostic { severity: *worst, message, hint: None, ..last });
+        for (severity, Count { left_out, .. }) in
+            [(Severity::Error, found.errors), (Severity::Warning, found.warnings)]
+        {
+            // In a file that has one anyway: no other is said to be bad.
+            let last = diagnostics.iter().rev().find(|held| held.severity == severity).cloned();
+            if let Some(last) = last.filter(|_| left_out > 0) {
+                let what = if severity == Severity::Error { "errors" } else { "warnings" };
+                let message = format!("{left_out} more {what} are not shown");
+                diagnostics.push(Diagnostic { message, hint: None, ..last });
+            }
         }
         diagnostics
     }
@@ -193,10 +211,16 @@ impl<'a> Report<'a> {
 
 impl Problems {
     fn push(&mut self, order: u32, severity: Severity, diagnostic: impl FnOnce() -> Diagnostic) {
-        if self.diagnostics.len() >= DIAGNOSTICS_MAX {
-            self.left_out.push(severity);
-        } else {
+        let first = severity == Severity::Error && self.bad.insert(order);
+        let count = match severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
+        if count.kept < DIAGNOSTICS_MAX || first {
+            count.kept += 1;
             self.diagnostics.push((order, diagnostic()));
+        } else {
+            count.left_out += 1;
         }
     }
 
@@ -205,7 +229,8 @@ impl Problems {
         for (_, diagnostic) in &other.diagnostics {
             self.push(order, diagnostic.severity, || diagnostic.clone());
         }
-        self.left_out.extend(&other.left_out);
+        self.errors.left_out += other.errors.left_out;
+        self.warnings.left_out += other.warnings.left_out;
         self.failed.extend(&other.failed);
     }
 }
@@ -230,5 +255,66 @@ impl IntoHint for String {
 impl IntoHint for Option<String> {
     fn into_hint(self) -> Option<String> {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile;
+
+    fn file(name: &str, text: String) -> SourceFile {
+        SourceFile { name: name.to_owned(), text }
+    }
+
+    // A selector that matches nothing is a warning.
+    fn policies(count: usize) -> String {
+        let policy = |number: usize| {
+            format!(
+                "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{ name: p{number} }}\n\
+                 spec: {{ selector: {{ matchLabels: {{ app: none }} }}, rules: [{{}}] }}\n"
+            )
+        };
+        (0..count).map(policy).collect::<Vec<_>>().join("---\n")
+    }
+
+    fn bad_files(diagnostics: &[Diagnostic]) -> Vec<&str> {
+        let errors = diagnostics.iter().filter(|held| held.severity == Severity::Error);
+        let mut names: Vec<_> = errors.map(|held| held.file.as_str()).collect();
+        names.dedup();
+        names
+    }
+
+    #[test]
+    fn however_many_warnings_there_are_every_file_with_an_error_is_named_and_no_other() {
+        let many = policies(DIAGNOSTICS_MAX + 10);
+        let bad = "apiVersion: v1\nkind: Nothing\nmetadata: { name: a }\n".to_owned();
+        let files = [
+            file("a.yaml", many.clone()),
+            file("m.yaml", bad.clone()),
+            file("n.yaml", bad),
+            file("z.yaml", many.replace("name: p", "name: q")),
+        ];
+        let diagnostics = compile(&files).diagnostics;
+        assert_eq!(bad_files(&diagnostics), ["m.yaml", "n.yaml"]);
+        let last = diagnostics.last().unwrap();
+        assert_eq!(last.severity, Severity::Warning);
+        assert!(last.message.ends_with("more warnings are not shown"), "{last:?}");
+    }
+
+    #[test]
+    fn however_many_errors_a_file_has_the_next_one_is_named_as_well() {
+        let many = policies(DIAGNOSTICS_MAX + 10).replace("rules", "rulez");
+        let bad = "kind: [\n".to_owned();
+        let files = [
+            file("a.yaml", many),
+            file("m.yaml", bad),
+            file("z.yaml", policies(1).replace("name: p", "name: q")),
+        ];
+        let diagnostics = compile(&files).diagnostics;
+        assert_eq!(bad_files(&diagnostics), ["a.yaml", "m.yaml"]);
+        let errors = diagnostics.iter().filter(|held| held.severity == Severity::Error).count();
+        assert!(errors <= DIAGNOSTICS_MAX + files.len() + 1, "{errors}");
+        assert!(diagnostics.iter().any(|held| held.message.ends_with("more errors are not shown")));
     }
 }

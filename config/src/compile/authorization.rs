@@ -5,7 +5,7 @@ use super::paths;
 use super::population::Population;
 use super::principals::{expand, warn_of_foreign};
 use super::services::Services;
-use super::shadow::shadowing;
+use super::shadow::shadowed;
 use super::without_proxy::{self, Weight};
 use crate::closest::did_you_mean;
 use crate::report::{At, Place, Report};
@@ -95,11 +95,8 @@ fn model(
 
 // A rule that matches nothing which an earlier one does not decides nothing.
 fn warn_of_shadows(report: &Report<'_>, policy: &AuthorizationPolicy<'_>) {
-    let shadowed = || {
-        let rules: Vec<_> = policy.rules.iter().map(|rule| &rule.model).collect();
-        (0..rules.len()).filter_map(|index| Some((index, shadowing(&rules, index)?))).collect()
-    };
-    for (index, earlier) in policy.memo.shadowed.get_or_init(shadowed) {
+    let found = || shadowed(&policy.rules.iter().map(|rule| &rule.model).collect::<Vec<_>>()).into();
+    for (index, earlier) in policy.memo.shadowed.get_or_init(found) {
         if let Some(place) = policy.rules[*index].place {
             let line = policy.rules[*earlier].model.provenance.line;
             let message = format!("the rule never decides: rule {earlier} matches all that it matches");

@@ -18,7 +18,7 @@ use weft_model::traffic::{Traffic, TrafficKind, TrafficPolicy};
 
 /// Binds all policies. One with errors is named by its Services and not held, which denies: what it
 /// says may be a limit. A Service has one of each kind at most, so that nobody has to know which of two
-/// holds.
+/// holds; where both kinds say something of retries, the XBackendTrafficPolicy's holds.
 pub(crate) fn bind(
     report: &Report<'_>,
     documents: &Documents<'_>,
