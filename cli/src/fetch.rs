@@ -17,6 +17,8 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> Result<String, String> {
         text.split_once("\r\n\r\n").ok_or_else(|| format!("{address}: the answer is not HTTP"))?;
     match head.split(' ').nth(1) {
         Some("200") => Ok(body.to_owned()),
+        // It says why, in a sentence.
+        Some("403") => Err(format!("{address}{path} refuses: {}", crate::status::printable(body.trim_end()))),
         status => Err(format!("{address}{path} answers {}", status.unwrap_or("what is not HTTP"))),
     }
 }

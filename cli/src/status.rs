@@ -3,7 +3,7 @@
 //! Both read `/status` of `weft-control`'s admin port, which knows generations, refusals, and how often
 //! each rule decided, as proxies report it. `--metrics` asks proxies themselves instead. Exit code 0: asked
 //! and answered (`wait`: the generation is enforced); 1: something is refused, or (`wait`) the time is
-//! up; 2: no answer.
+//! up; 2: no answer. What `wait` says was enforced was: a proxy that refused a part enforces it not.
 
 mod hits;
 
@@ -39,7 +39,7 @@ pub(crate) struct WaitArguments {
     /// The admin address of weft-control
     #[arg(long, env = "WEFT_CONTROL_ADMIN", default_value = "127.0.0.1:15014")]
     control: SocketAddr,
-    /// The generation, EPOCH.N or its number; by default the one that is current when asked
+    /// The generation, EPOCH.N or its number; by default that of all that the directory holds when asked
     #[arg(long)]
     generation: Option<String>,
     /// How many proxies there must be at least
@@ -57,7 +57,7 @@ enum Output {
 }
 
 /// What `/status` says. What is not understood is passed on in JSON and not shown in text.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Status {
     pub(crate) generation: String,
@@ -70,16 +70,20 @@ pub(crate) struct Status {
     rest: serde_json::Map<String, serde_json::Value>,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Source {
     problems: Vec<serde_json::Value>,
     refused: Vec<serde_json::Value>,
     warnings: Vec<serde_json::Value>,
     unreadable: Option<String>,
+    #[serde(default)]
+    unwritten: Option<String>,
+    #[serde(default)]
+    settled: u64,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Proxy {
     pub(crate) workload: String,
@@ -90,7 +94,7 @@ pub(crate) struct Proxy {
     pub(crate) nacks: Vec<Nack>,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Nack {
     kind: String,
@@ -127,22 +131,14 @@ fn answer(arguments: &Arguments) -> Result<(String, u8), String> {
 
 fn wait(arguments: &WaitArguments) -> Result<(String, u8), String> {
     let deadline = Instant::now() + arguments.timeout;
-    let first = ask(arguments.control)?;
-    let wanted = arguments.generation.clone().unwrap_or_else(|| first.generation.clone());
-    let number = number(&wanted).ok_or_else(|| format!("{wanted:?} is no generation"))?;
-    let mut status = first;
+    let mut wanted = Wanted::new(arguments, ask(arguments.control)?)?;
     loop {
-        if let Some(epoch) = wanted.rsplit_once('.').map(|(epoch, _)| epoch)
-            && status.generation.rsplit_once('.').map(|(epoch, _)| epoch) != Some(epoch)
-        {
-            return Err(format!(
-                "the control API counts in another epoch since its state was lost: {}",
-                status.generation
-            ));
-        }
-        let missing = status.missing(number, arguments.proxies_min);
+        let missing = wanted.missing()?;
         if missing.is_empty() {
-            return Ok((format!("{} proxies enforce {wanted}\n", status.proxies.len()), 0));
+            return Ok((format!("{} proxies enforce {}\n", wanted.now.proxies.len(), wanted.name()), 0));
+        }
+        if let Some(refused) = wanted.refused() {
+            return Ok((format!("not in force: {refused}\n"), 1));
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -151,10 +147,76 @@ fn wait(arguments: &WaitArguments) -> Result<(String, u8), String> {
         sleep(ASK_INTERVAL.min(left));
         // A control API that restarts answers again soon, or the deadline says so.
         match ask(arguments.control) {
-            Ok(newer) => status = newer,
+            Ok(newer) => wanted.told(newer),
             Err(error) if Instant::now() >= deadline => return Err(error),
             Err(_) => {}
         }
+    }
+}
+
+/// What is waited for.
+struct Wanted<'a> {
+    /// The generation, if one was asked for.
+    asked: Option<&'a str>,
+    /// Its number; of what the directory held at the question, once that is known.
+    number: Option<u64>,
+    proxies_min: usize,
+    /// How often the source had been taken in at the question.
+    settled: u64,
+    now: Status,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(arguments: &'a WaitArguments, now: Status) -> Result<Self, String> {
+        let asked = arguments.generation.as_deref();
+        let number = asked.map(|text| number(text).ok_or_else(|| format!("{text:?} is no generation")));
+        let settled = now.source.settled;
+        Ok(Self { asked, number: number.transpose()?, proxies_min: arguments.proxies_min, settled, now })
+    }
+
+    fn told(&mut self, newer: Status) {
+        // One that was started again counts from nothing.
+        self.settled = self.settled.min(newer.source.settled);
+        self.now = newer;
+        // The look that was counted first may have begun before the question.
+        if self.number.is_none() && self.now.source.settled >= self.settled.saturating_add(2) {
+            self.number = number(&self.now.generation);
+        }
+    }
+
+    fn name(&self) -> &str {
+        self.asked.unwrap_or(&self.now.generation)
+    }
+
+    // What was written before the question and does not come into force until it is written anew.
+    fn refused(&self) -> Option<String> {
+        let source = &self.now.source;
+        let files = !(source.problems.is_empty() && source.refused.is_empty());
+        let found = self.asked.is_none() && self.number.is_some() && files;
+        found.then(|| source.troubles().collect::<Vec<_>>().join(", "))
+    }
+
+    // What is not there yet.
+    fn missing(&self) -> Result<Vec<String>, String> {
+        fn epoch(generation: &str) -> Option<&str> {
+            generation.rsplit_once('.').map(|(epoch, _)| epoch)
+        }
+        let generation = &self.now.generation;
+        if let Some(wanted) = self.asked.and_then(epoch)
+            && epoch(generation) != Some(wanted)
+        {
+            return Err(format!(
+                "the control API counts in another epoch since its state was lost: {generation}"
+            ));
+        }
+        let mut missing = match self.number {
+            Some(number) => self.now.missing(number, self.proxies_min),
+            None => vec!["the control API has not taken in all that its directory holds".to_owned()],
+        };
+        if self.asked.is_none() {
+            missing.extend(self.now.source.troubles());
+        }
+        Ok(missing)
     }
 }
 
@@ -164,9 +226,7 @@ fn number(generation: &str) -> Option<u64> {
 
 impl Status {
     fn is_troubled(&self) -> bool {
-        let Source { problems, refused, unreadable, .. } = &self.source;
-        !(problems.is_empty() && refused.is_empty() && unreadable.is_none())
-            || self.proxies.iter().any(|proxy| !proxy.nacks.is_empty())
+        self.source.troubles().next().is_some() || self.proxies.iter().any(|proxy| !proxy.nacks.is_empty())
     }
 
     // What is not there yet of a generation.
@@ -176,15 +236,16 @@ impl Status {
         if !reached(&self.generation) {
             missing.push(format!("the control API is at {}", self.generation));
         }
-        // One for which nothing changed is current without having been told.
-        let behind = self
-            .proxies
-            .iter()
-            .filter(|proxy| !(proxy.current || proxy.generation.as_deref().is_some_and(reached)));
-        missing.extend(behind.map(|proxy| {
-            let at = proxy.generation.as_deref().unwrap_or("none");
-            format!("{} is at {at}", proxy.workload)
-        }));
+        for Proxy { workload, generation, current, nacks, .. } in &self.proxies {
+            // What it refused it does not enforce, whichever generation it has come to.
+            if let Some(nack) = nacks.first() {
+                let (name, reason) = (printable(&nack.name), printable(&nack.reason));
+                missing.push(format!("{workload} refuses {name}: {reason}"));
+            // One for which nothing changed is current without having been told.
+            } else if !(*current || generation.as_deref().is_some_and(reached)) {
+                missing.push(format!("{workload} is at {}", generation.as_deref().unwrap_or("none")));
+            }
+        }
         if self.proxies.len() < proxies_min {
             missing.push(format!("{} of {proxies_min} proxies are connected", self.proxies.len()));
         }
@@ -195,22 +256,19 @@ impl Status {
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = writeln!(text, "generation {}", printable(&self.generation));
-        let Source { problems, refused, warnings, unreadable } = &self.source;
-        if let Some(why) = unreadable {
-            let _ = writeln!(text, "the source cannot be read: {}", printable(why));
+        for trouble in self.source.troubles() {
+            let _ = writeln!(text, "{trouble}");
         }
-        for (what, list) in [
-            ("is not served as it is", problems),
-            ("is refused as a whole", refused),
-            ("holds, but probably not as meant", warnings),
-        ] {
-            for entry in list {
-                let _ = writeln!(text, "{what}: {}", printable(&said(entry)));
-            }
+        for warning in &self.source.warnings {
+            let _ = writeln!(text, "holds, but probably not as meant: {}", printable(&said(warning)));
         }
         let width = self.proxies.iter().map(|proxy| proxy.workload.len()).max().unwrap_or(0);
         for proxy in &self.proxies {
-            let state = if proxy.current { "current" } else { "behind" };
+            let state = match (proxy.nacks.is_empty(), proxy.current) {
+                (false, _) => "refuses",
+                (true, true) => "current",
+                (true, false) => "behind",
+            };
             let generation = proxy.generation.as_deref().unwrap_or("none");
             let _ = writeln!(
                 text,
@@ -226,6 +284,24 @@ impl Status {
         }
         let _ = writeln!(text, "{} proxies", self.proxies.len());
         text
+    }
+}
+
+impl Source {
+    /// Why what the directory holds is not all in force, a line each.
+    fn troubles(&self) -> impl Iterator<Item = String> {
+        let whole = [
+            ("the source cannot be read", &self.unreadable),
+            ("the state cannot be written", &self.unwritten),
+        ];
+        let whole = whole.into_iter().filter_map(|(what, why)| Some((what, why.clone()?)));
+        let lists = [
+            ("a file is not served as it is", &self.problems),
+            ("the change is refused as a whole", &self.refused),
+        ];
+        let lists =
+            lists.into_iter().flat_map(|(what, list)| list.iter().map(move |entry| (what, said(entry))));
+        whole.chain(lists).map(|(what, why)| format!("{what}: {}", printable(&why)))
     }
 }
 
@@ -265,7 +341,9 @@ mod tests {
                 })
             })
             .collect();
-        let source = serde_json::json!({ "problems": [], "refused": [], "warnings": [], "unreadable": null });
+        let source = serde_json::json!({
+            "problems": [], "refused": [], "warnings": [], "unreadable": null, "unwritten": null, "settled": 7,
+        });
         let status = serde_json::json!({ "generation": generation, "source": source, "proxies": proxies });
         serde_json::from_value(status).unwrap()
     }
@@ -280,6 +358,55 @@ mod tests {
         assert!(of("e.5", &[("a/b", Some("e.4"), false)], 4).is_empty());
         assert_eq!(of("e.4", &[("a/b", None, false)], 4), ["a/b is at none"]);
         assert_eq!(status("e.4", &[]).missing(4, 2), ["0 of 2 proxies are connected"]);
+    }
+
+    #[test]
+    fn a_proxy_that_refuses_a_part_enforces_no_generation() {
+        let mut now = status("e.4", &[("a/b", Some("e.4"), true)]);
+        assert!(now.missing(4, 0).is_empty());
+        let nack = Nack { kind: "Route".into(), name: "HTTPRoute/a/b".into(), reason: "level 9".into() };
+        now.proxies[0].nacks.push(nack);
+        assert_eq!(now.missing(4, 0), ["a/b refuses HTTPRoute/a/b: level 9"]);
+        assert!(now.text().contains("refuses"), "{}", now.text());
+    }
+
+    #[test]
+    fn without_a_generation_all_that_the_directory_held_is_waited_for() {
+        let arguments = WaitArguments {
+            control: "127.0.0.1:1".parse().unwrap(),
+            generation: None,
+            proxies_min: 0,
+            timeout: Duration::ZERO,
+        };
+        let mut wanted = Wanted::new(&arguments, status("e.3", &[("a/b", Some("e.3"), true)])).unwrap();
+        let not_taken_in = ["the control API has not taken in all that its directory holds"];
+        assert_eq!(wanted.missing().unwrap(), not_taken_in);
+        let told = |settled, generation, current| {
+            let mut newer = status(generation, &[("a/b", Some("e.3"), current)]);
+            newer.source.settled = settled;
+            newer
+        };
+        // That look may have begun before.
+        wanted.told(told(8, "e.3", true));
+        assert_eq!(wanted.missing().unwrap(), not_taken_in);
+        wanted.told(told(9, "e.4", false));
+        assert_eq!(wanted.missing().unwrap(), ["a/b is at e.3"]);
+        // What is written later is not waited for.
+        wanted.told(told(10, "e.5", true));
+        assert_eq!(wanted.number, Some(4));
+        assert!(wanted.missing().unwrap().is_empty());
+        // One that is started again has read all of it, and counts from nothing.
+        let mut restarted = Wanted::new(&arguments, told(1000, "e.3", true)).unwrap();
+        restarted.told(told(1, "e.3", true));
+        assert_eq!(restarted.missing().unwrap(), not_taken_in);
+        restarted.told(told(3, "e.3", true));
+        assert!(restarted.missing().unwrap().is_empty());
+
+        wanted.now.source.unwritten = Some("no space left".to_owned());
+        assert_eq!(wanted.missing().unwrap(), ["the state cannot be written: no space left"]);
+        assert!(wanted.now.is_troubled() && wanted.refused().is_none(), "it is tried again");
+        wanted.now.source.problems.push(serde_json::json!({ "file": "a.yaml", "message": "no" }));
+        assert!(wanted.refused().unwrap().contains("a.yaml"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The only wiring: builds all parts in order, serves, and takes them down again. What goes wrong
 //! before the first connection is accepted is one [`StartupError`], and nothing is left half-made.
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Told};
 use crate::ca::Authority;
 use crate::ca::issuer::Issuer;
 use crate::ca::root::{Root, RootError};
@@ -16,9 +16,9 @@ use crate::report::Reporter;
 use crate::resolve::resolve;
 use crate::server::Server;
 use crate::settings::{ServeSettings, TokenSettings};
-use crate::source::SourceError;
 use crate::source::file::FileSource;
 use crate::source::last_good::LastGood;
+use crate::source::{Documents, SourceError};
 use crate::state::{StateDirectory, StateError};
 use crate::status::Proxies;
 use crate::tls::{self, OwnCertificate};
@@ -60,6 +60,15 @@ pub enum StartupError {
     /// The policies cannot be read.
     #[error("the policies (--policies) cannot be read")]
     Source(#[source] SourceError),
+    /// There are no policies where there were some.
+    #[error(
+        "there is no policy file in {policies} (--policies), and there was when weft-control last ran: is it \
+         mounted? If nothing is to be served, leave an empty file there"
+    )]
+    Emptied {
+        /// The directory.
+        policies: String,
+    },
     /// The policies have errors, and no last good of them is there.
     #[error("the policies (--policies) have errors, and there is no last good state of them:\n{rendered}")]
     Policies {
@@ -121,6 +130,10 @@ impl App {
         let (source, documents) = FileSource::open(&settings.policies).map_err(StartupError::Source)?;
         let state = Arc::new(StateDirectory::open(&settings.state).map_err(StartupError::State)?);
         let last_good = LastGood::load(&state).map_err(StartupError::State)?;
+        // As while it runs: an empty directory is taken for one that is not mounted.
+        if documents == Documents::default() && !last_good.is_empty() {
+            return Err(StartupError::Emptied { policies: settings.policies.display().to_string() });
+        }
         let resolved =
             resolve(&documents, &last_good, true, &mut weft_config::compile).map_err(|refused| {
                 StartupError::Policies {
@@ -164,6 +177,7 @@ impl App {
             source: index.status(),
             keys: keys.clone(),
             proxies,
+            told: Told::default(),
         };
         let knocker = Knocker::new(index.snapshots(), metrics.clone());
         let server = Server::new(tls, discovery, authority, knocker, reporter, metrics, watch);

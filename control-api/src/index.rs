@@ -2,6 +2,10 @@
 //! one immutable snapshot after another. It runs on a thread of its own, since compiling a large mesh
 //! takes longer than a stream may wait. Whoever serves only ever sees whole snapshots.
 
+mod source_status;
+
+pub use source_status::SourceStatus;
+
 use crate::jwks::KeyStore;
 use crate::metrics::Metrics;
 use crate::resolve::{FileProblem, Refused, Resolved, resolve};
@@ -12,34 +16,17 @@ use crate::source::file::FileSource;
 use crate::source::last_good::LastGood;
 use crate::source::{Documents, SourceError};
 use crate::state::{StateDirectory, StateError};
-use serde::Serialize;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use weft_config::{Compiler, Diagnostic, Severity, SourceFile, Sources};
 use weft_model::mesh::Mesh;
 use weft_model::trust::TrustBundle;
 
-/// How the source fares, for people.
-#[derive(Clone, Debug, Serialize)]
-pub struct SourceStatus {
-    /// Files that are not served as they are.
-    pub problems: Vec<FileProblem>,
-    /// Why the newest state of the source as a whole is not served, if it is not.
-    pub refused: Vec<Diagnostic>,
-    /// What holds, but probably not as meant.
-    pub warnings: Vec<Diagnostic>,
-    /// Why the source cannot be read, if it cannot.
-    pub unreadable: Option<String>,
-    /// When the source was last looked at with success.
-    #[serde(skip)]
-    pub seen: Instant,
-    /// When a change last came into force.
-    #[serde(skip)]
-    pub changed: Instant,
-}
+/// How long after a failure the state directory is written again.
+const WRITE_RETRY: Duration = Duration::from_secs(1);
 
 /// The owner.
 #[derive(Debug)]
@@ -52,6 +39,10 @@ pub struct Index {
     filled: u64,
     counter: GenerationCounter,
     last_good: LastGood,
+    // What was taken in and is not in force: its generation could not be written.
+    pending: Option<Resolved>,
+    // When to write again what could not be written.
+    retry: Instant,
     snapshots: watch::Sender<Arc<Snapshot>>,
     status: watch::Sender<Arc<SourceStatus>>,
     metrics: Arc<Metrics>,
@@ -74,12 +65,15 @@ impl Index {
         let filled = keys.version();
         let snapshot = Snapshot::build(with_keys(&compiled, &keys), &trust, &mut counter, None)?
             .with_files(resolved.files.into());
+        keys.forget_others(&compiled);
         let now = Instant::now();
         let status = SourceStatus {
             warnings: warnings(&resolved.compilation.diagnostics),
             problems: resolved.problems,
             refused: Vec::new(),
             unreadable: None,
+            unwritten: None,
+            settled: 0,
             seen: now,
             changed: now,
         };
@@ -95,6 +89,8 @@ impl Index {
             filled,
             counter,
             last_good,
+            pending: None,
+            retry: now,
             snapshots: watch::Sender::new(Arc::new(snapshot)),
             status: watch::Sender::new(Arc::new(status)),
             metrics,
@@ -143,17 +139,20 @@ impl Index {
                     if let Some(documents) = documents {
                         self.apply(&documents, compiler);
                     }
-                    self.seen();
+                    self.seen(source.is_settled());
                 }
                 Err(error) => self.unreadable(&error),
             }
-            self.refill();
+            self.write_again(Instant::now());
+            self.refill(Instant::now());
         }
         ControlFlow::Continue(())
     }
 
     /// Takes in what the source holds now.
     pub fn apply(&mut self, documents: &Documents, compiler: &mut Compiler<'_>) {
+        // What was to come into force before is overtaken.
+        self.pending = None;
         let mut compile = |files: &[SourceFile]| compiler.compile(files);
         let outcome = match resolve(documents, &self.last_good, false, &mut compile) {
             Ok(resolved) => self.publish(resolved),
@@ -189,17 +188,20 @@ impl Index {
             return "refused";
         }
         let before = self.snapshots.borrow().clone();
-        self.compiled = resolved.compilation.mesh;
-        self.filled = self.keys.version();
-        let mesh = with_keys(&self.compiled, &self.keys);
+        let version = self.keys.version();
+        let mesh = with_keys(&resolved.compilation.mesh, &self.keys);
         let snapshot = match Snapshot::build(mesh, &self.trust, &mut self.counter, Some(&before)) {
             Ok(snapshot) => snapshot.with_files(resolved.files.as_slice().into()),
             Err(error) => {
-                // A number that is not written down must not be used.
-                tracing::error!(error = %crate::chain(&error), "the change is not applied");
+                // A number that is not written down must not be used. The source will not say this again.
+                self.unwritten("nothing of the last change is in force", &error);
+                self.pending = Some(resolved);
                 return "refused";
             }
         };
+        self.compiled = resolved.compilation.mesh;
+        self.filled = version;
+        self.keys.forget_others(&self.compiled);
         tracing::info!(
             generation = %snapshot.generation(),
             change = %Diff::between(Some(&before), &snapshot),
@@ -207,11 +209,8 @@ impl Index {
         );
         self.snapshots.send_replace(Arc::new(snapshot));
         // Proxies come first: what was good is remembered after they have been told.
-        if !self.last_good.is(&resolved.files)
-            && let Err(error) = self.last_good.accept(&resolved.files)
-        {
-            tracing::error!(error = %crate::chain(&error), "the last good files cannot be kept");
-        }
+        let kept = self.last_good.accept(&resolved.files);
+        self.written_unless(kept);
         for problem in &resolved.problems {
             log_problem(problem);
         }
@@ -229,10 +228,34 @@ impl Index {
         if partly { "partly" } else { "applied" }
     }
 
+    // What is in force must be what the source holds, and what the next start finds: what could not be
+    // written is tried until it can be.
+    fn write_again(&mut self, now: Instant) {
+        if now < self.retry {
+            return;
+        }
+        if let Some(resolved) = self.pending.take() {
+            let outcome = self.publish(resolved);
+            if self.pending.is_none() {
+                self.metrics.source_changes.shared([outcome]).inc();
+            }
+            self.report();
+        } else if self.last_good.is_behind() {
+            let kept = self.last_good.write();
+            self.written_unless(kept);
+            self.report();
+        } else if self.filled == self.keys.version() && self.status.borrow().unwritten.is_some() {
+            // What could not be written was taken back, or refused for another reason.
+            self.written_unless(Ok(()));
+            self.report();
+        }
+    }
+
     // Other keys were fetched, or became too old: a change of those RequestAuthentications alone.
-    fn refill(&mut self) {
+    fn refill(&mut self, now: Instant) {
         let version = self.keys.version();
-        if version == self.filled {
+        // A change that cannot be written brings them along when it can be.
+        if version == self.filled || self.pending.is_some() || now < self.retry {
             return;
         }
         let before = self.snapshots.borrow().clone();
@@ -247,10 +270,32 @@ impl Index {
                 );
                 self.snapshots.send_replace(Arc::new(snapshot));
                 self.filled = version;
-                self.report();
+                if !self.last_good.is_behind() {
+                    self.written_unless(Ok(()));
+                }
             }
-            // Tried again at the next look.
-            Err(error) => tracing::error!(error = %crate::chain(&error), "the keys are not applied"),
+            Err(error) => {
+                self.unwritten("keys that were fetched, or became too old, are not applied", &error)
+            }
+        }
+        self.report();
+    }
+
+    fn unwritten(&mut self, effect: &str, error: &StateError) {
+        self.retry = Instant::now() + WRITE_RETRY;
+        let said = format!("{effect}: {}", crate::chain(error));
+        if self.status.borrow().unwritten.as_ref() != Some(&said) {
+            tracing::error!(reason = said, "the state directory cannot be written; it is tried again");
+            self.status.send_modify(|status| Arc::make_mut(status).unwritten = Some(said));
+        }
+    }
+
+    fn written_unless(&mut self, kept: Result<(), StateError>) {
+        if let Err(error) = kept {
+            self.unwritten("a restart would not find all of the last good files", &error);
+        } else if self.pending.is_none() && self.status.borrow().unwritten.is_some() {
+            tracing::info!("the state directory can be written again");
+            self.status.send_modify(|status| Arc::make_mut(status).unwritten = None);
         }
     }
 
@@ -266,10 +311,12 @@ impl Index {
         self.status.send_modify(|status| Arc::make_mut(status).refused = refused.diagnostics);
     }
 
-    fn seen(&self) {
+    fn seen(&self, settled: bool) {
+        let settled = settled && self.pending.is_none();
         self.status.send_if_modified(|status| {
             let status = Arc::make_mut(status);
             status.seen = Instant::now();
+            status.settled += u64::from(settled);
             status.unreadable.take().is_some()
         });
     }
@@ -286,8 +333,7 @@ impl Index {
     fn report(&self) {
         let number = self.snapshots.borrow().generation().number;
         self.metrics.generation.shared([]).set(i64::try_from(number).unwrap_or(i64::MAX));
-        let status = self.status.borrow();
-        let bad = status.problems.len() + usize::from(!status.refused.is_empty());
+        let bad = self.status.borrow().errors();
         self.metrics.source_errors.shared([]).set(i64::try_from(bad).unwrap_or(i64::MAX));
     }
 }
@@ -326,3 +372,6 @@ pub fn log_problem(problem: &FileProblem) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;

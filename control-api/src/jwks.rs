@@ -82,12 +82,21 @@ pub struct KeyStore {
 struct Entry {
     timeout: Duration,
     keys: Option<Arc<[Jwk]>>,
-    fetched: Option<SystemTime>,
+    fetched: Option<Fetched>,
     flaws: Vec<String>,
     error: Option<String>,
     failures: u32,
     due: Instant,
     fetching: bool,
+}
+
+/// When keys were fetched. How old they are is counted by the clock that never steps: one that does would
+/// take keys away that are good, or keep those that are not.
+#[derive(Clone, Copy, Debug)]
+struct Fetched {
+    /// How old they were then, if an earlier process fetched them.
+    age: Duration,
+    since: Instant,
 }
 
 /// One key set, for people.
@@ -130,10 +139,9 @@ impl KeyStore {
         self.version.load(Ordering::Acquire)
     }
 
-    /// Says what is wanted from now on, and puts the keys that are held into the mesh.
+    /// Says what is wanted as well from now on, and puts the keys that are held into the mesh.
     pub fn fill(&self, mesh: &mut Mesh) {
-        let sources = mesh.request_authentications.values().flat_map(|policy| &policy.rules);
-        self.want(sources.filter_map(|rule| rule.key_source.clone()).collect(), SystemTime::now());
+        self.want(sources(mesh), SystemTime::now());
         let entries = self.lock();
         for policy in mesh.request_authentications.values_mut() {
             if policy.rules.iter().all(|rule| rule.key_source.is_none()) {
@@ -149,32 +157,32 @@ impl KeyStore {
 
     /// All key sets, for people.
     pub fn status(&self) -> Vec<KeyStatus> {
-        let now = SystemTime::now();
+        let now = Instant::now();
         let show = |uri: &str, entry: &Entry| KeyStatus {
             uri: uri.to_owned(),
             keys: entry.keys.as_ref().map_or(0, |keys| keys.len()),
-            age_seconds: entry.fetched.map(|at| now.duration_since(at).unwrap_or_default().as_secs()),
+            age_seconds: entry.fetched.map(|fetched| fetched.age(now).as_secs()),
             error: entry.error.clone(),
             left_out: entry.flaws.clone(),
         };
         self.lock().iter().map(|(uri, entry)| show(uri, entry)).collect()
     }
 
+    /// Forgets what this mesh, which is in force now, has no use for.
+    pub fn forget_others(&self, mesh: &Mesh) {
+        self.forget(&sources(mesh));
+    }
+
     fn want(&self, sources: BTreeSet<KeySource>, now: SystemTime) {
         let mut entries = self.lock();
-        let gone: Vec<_> =
-            entries.keys().filter(|uri| !sources.iter().any(|source| source.uri == **uri)).cloned().collect();
-        for uri in gone {
-            entries.remove(&uri);
-            if let Err(error) = self.state.remove(&file_name(&uri)) {
-                tracing::warn!(error = crate::chain(&error), "keys that nobody uses cannot be removed");
-            }
-        }
+        let known = sources.iter().filter(|source| entries.contains_key(&source.uri)).count();
+        let mut room = SOURCES_MAX.saturating_sub(known);
         let mut new = false;
         for source in sources {
             if let Some(entry) = entries.get_mut(&source.uri) {
                 entry.timeout = source.timeout;
-            } else if entries.len() < SOURCES_MAX {
+            } else if room > 0 {
+                room -= 1;
                 let entry = self.restore(&source, now);
                 entries.insert(source.uri, entry);
                 new = true;
@@ -187,6 +195,19 @@ impl KeyStore {
         if new {
             self.wanted.notify_one();
         }
+    }
+
+    fn forget(&self, wanted: &BTreeSet<KeySource>) {
+        let mut entries = self.lock();
+        let wanted: BTreeSet<&str> = wanted.iter().map(|source| &*source.uri).collect();
+        entries.retain(|uri, _| {
+            let stays = wanted.contains(&**uri);
+            if !stays && let Err(error) = self.state.remove(&file_name(uri)) {
+                tracing::warn!(error = crate::chain(&error), "keys that nobody uses cannot be removed");
+            }
+            stays
+        });
+        self.count(&entries);
     }
 
     // What was fetched by an earlier process serves until it is fetched again, unless it is too old.
@@ -207,12 +228,12 @@ impl KeyStore {
             tracing::error!(uri = %source.uri, %error, "keys cannot be fetched: tokens of the issuer are refused");
         } else if let Ok(Some(kept)) = self.state.read(&file_name(&source.uri))
             && let Some((fetched, text)) = unpack(&kept, &source.uri)
-            && now.duration_since(fetched).is_ok_and(|age| age <= self.settings.jwks_age_max)
+            && let Some(age) = age_on_disk(fetched, now, self.settings.jwks_age_max)
             && let Ok(set) = KeySet::parse(text.as_bytes())
             && !set.keys.is_empty()
         {
             entry.keys = Some(set.keys.into());
-            entry.fetched = Some(fetched);
+            entry.fetched = Some(Fetched { age, since: Instant::now() });
         }
         entry
     }
@@ -248,8 +269,7 @@ impl KeyStore {
                 if entry.error.take().is_some() || entry.fetched.is_none() {
                     tracing::info!(uri, keys = set.keys.len(), "the keys of an issuer were fetched");
                 }
-                let now = SystemTime::now();
-                entry.fetched = Some(now);
+                entry.fetched = Some(Fetched { age: Duration::ZERO, since: Instant::now() });
                 entry.failures = 0;
                 entry.due = Instant::now() + random.between(interval.mul_f64(0.8), interval);
                 entry.flaws =
@@ -258,7 +278,9 @@ impl KeyStore {
                     entry.keys = Some(set.keys.into());
                     self.version.fetch_add(1, Ordering::Release);
                 }
-                if let Err(error) = self.state.write(&file_name(uri), &pack(now, uri, &text), 0o600) {
+                if let Err(error) =
+                    self.state.write(&file_name(uri), &pack(SystemTime::now(), uri, &text), 0o600)
+                {
                     tracing::error!(error = crate::chain(&error), "keys that were fetched cannot be kept");
                 }
             }
@@ -278,15 +300,15 @@ impl KeyStore {
         self.count(&entries);
     }
 
-    // Keys that could not be fetched again for too long are believed no more.
-    fn expire(&self, now: SystemTime) {
+    // Keys that could not be fetched again for too long are believed no more. They are asked for at once:
+    // from here on each moment without them refuses somebody.
+    fn expire(&self, now: Instant) {
         let mut entries = self.lock();
         for (uri, entry) in entries.iter_mut() {
-            let old = entry.fetched.is_some_and(|at| {
-                now.duration_since(at).map_or(true, |age| age > self.settings.jwks_age_max)
-            });
+            let old = entry.fetched.is_some_and(|fetched| fetched.age(now) > self.settings.jwks_age_max);
             if old && entry.keys.take().is_some() {
                 tracing::error!(uri = %uri, "keys are too old: tokens of the issuer are refused");
+                entry.due = entry.due.min(now);
                 self.version.fetch_add(1, Ordering::Release);
             }
         }
@@ -312,7 +334,7 @@ pub async fn keep(store: Arc<KeyStore>) {
     let mut random = Random::new();
     let mut fetches = FuturesUnordered::new();
     loop {
-        store.expire(SystemTime::now());
+        store.expire(Instant::now());
         let (due, next) = store.due(Instant::now(), FETCHES_MAX - fetches.len());
         for source in due {
             let settings = store.settings.clone();
@@ -331,6 +353,29 @@ pub async fn keep(store: Arc<KeyStore>) {
             () = tokio::time::sleep(wait) => {}
         }
     }
+}
+
+impl Fetched {
+    fn age(self, now: Instant) -> Duration {
+        self.age + now.saturating_duration_since(self.since)
+    }
+}
+
+fn sources(mesh: &Mesh) -> BTreeSet<KeySource> {
+    let rules = mesh.request_authentications.values().flat_map(|policy| &policy.rules);
+    rules.filter_map(|rule| rule.key_source.clone()).collect()
+}
+
+// How old keys are that an earlier process fetched; `None`: too old. A clock that stepped back has them
+// fetched in what is now the future: as long ahead as they may be old they pass for new, which at most
+// doubles their age.
+fn age_on_disk(fetched: SystemTime, now: SystemTime, most: Duration) -> Option<Duration> {
+    let age = match now.duration_since(fetched) {
+        Ok(age) => age,
+        Err(ahead) if ahead.duration() <= most => Duration::ZERO,
+        Err(_) => return None,
+    };
+    (age <= most).then_some(age)
 }
 
 // The text of an issuer's URI is no file name.

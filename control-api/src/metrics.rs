@@ -79,7 +79,7 @@ impl Metrics {
             )?,
             source_errors: registry.gauge(
                 "weft_control_source_errors",
-                "Source files with errors, of which the last good content or none is in force.",
+                "Source files with errors, of which the last good content or none is in force, and whatever else keeps a change from coming into force.",
                 [],
             )?,
             source_changes: registry.counter(

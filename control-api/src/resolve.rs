@@ -2,16 +2,21 @@
 //! before. A bad file keeps its own last good text and everything else applies. A new file that is bad
 //! from the start is held out. Where that does not help (an error that comes from several files
 //! together, such as a Service deleted under a route), nothing weaker is made up: the last good whole
-//! stays, with those changes on top that are good by themselves.
+//! stays, with those changes on top that are good by themselves. A file that is gone while a new one much
+//! like it is bad was moved rather than deleted, and stays too.
 
 use crate::source::Documents;
 use crate::source::last_good::LastGood;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use weft_config::{Compilation, Diagnostic, Severity, SourceFile};
 
 /// How many changed files are tried one by one; each try joins everything.
 const TRIES_MAX: usize = 16;
+
+/// How often files are replaced whose errors only showed when others had been. Each round joins everything, and
+/// the next change waits meanwhile.
+const ROUNDS_MAX: usize = 16;
 
 /// What is to be served.
 #[derive(Debug)]
@@ -63,6 +68,17 @@ pub fn resolve(
     starting: bool,
     compile: &mut dyn FnMut(&[SourceFile]) -> Compilation,
 ) -> Result<Resolved, Refused> {
+    let mut resolved = file_by_file(documents, last_good, starting, compile)?;
+    keep_moved(&mut resolved, documents, last_good, compile);
+    Ok(resolved)
+}
+
+fn file_by_file(
+    documents: &Documents,
+    last_good: &LastGood,
+    starting: bool,
+    compile: &mut dyn FnMut(&[SourceFile]) -> Compilation,
+) -> Result<Resolved, Refused> {
     let mut problems: BTreeMap<String, FileProblem> = BTreeMap::new();
     let mut files: BTreeMap<&str, &str> =
         documents.files.iter().map(|file| (file.name.as_str(), file.text.as_str())).collect();
@@ -70,8 +86,10 @@ pub fn resolve(
         let said = diagnostic(&unreadable.name, format!("the file cannot be read: {}", unreadable.reason));
         substitute(&unreadable.name, vec![said], &mut files, last_good, &mut problems);
     }
+    let mut rounds = 0;
     // Each round replaces at least one file or is the last.
     loop {
+        rounds += 1;
         let chosen = collect(&files);
         let compilation = compile(&chosen);
         let mut bad: BTreeMap<String, Vec<Diagnostic>> = BTreeMap::new();
@@ -90,7 +108,7 @@ pub fn resolve(
         for (name, diagnostics) in &bad {
             progress |= substitute(name, diagnostics.clone(), &mut files, last_good, &mut problems);
         }
-        if !progress {
+        if !progress || rounds >= ROUNDS_MAX {
             return from_last_good(documents, last_good, starting, compile, problems, bad);
         }
     }
@@ -191,6 +209,61 @@ fn from_last_good(
     Ok(Resolved { files: collect(&files), compilation, problems })
 }
 
+/// Whoever moves a file and breaks it on the way has not deleted what it said.
+fn keep_moved(
+    resolved: &mut Resolved,
+    documents: &Documents,
+    last_good: &LastGood,
+    compile: &mut dyn FnMut(&[SourceFile]) -> Compilation,
+) {
+    let now: BTreeMap<&str, &str> =
+        documents.files.iter().map(|file| (file.name.as_str(), file.text.as_str())).collect();
+    let new = resolved.problems.iter().filter(|problem| problem.fate == Fate::HeldOut);
+    let new: Vec<String> = new.map(|problem| problem.file.clone()).collect();
+    if new.is_empty() {
+        return;
+    }
+    let there: HashSet<&str> = now.keys().copied().chain(unreadable(documents)).collect();
+    let gone = last_good.files().into_iter().filter(|file| !there.contains(file.name.as_str()));
+    for file in gone.take(TRIES_MAX) {
+        // What cannot be read may say anything.
+        let like = |name: &&String| now.get(name.as_str()).is_none_or(|text| is_like(&file.text, text));
+        let Some(moved) = new.iter().find(like) else { continue };
+        let message = format!(
+            "the file is gone, and what it said stays in force: {moved}, which is new and may be what became \
+             of it, has errors"
+        );
+        if resolved.files.contains(&file) {
+            continue;
+        }
+        let name = file.name.clone();
+        let mut candidate = resolved.files.clone();
+        candidate.push(file);
+        candidate.sort_by(|a, b| a.name.cmp(&b.name));
+        let compilation = compile(&candidate);
+        // What another file says by now was moved there.
+        if errors(&compilation).next().is_none() {
+            (resolved.files, resolved.compilation) = (candidate, compilation);
+            let diagnostics = vec![diagnostic(&name, message)];
+            resolved.problems.push(FileProblem { file: name, fate: Fate::LastGood, diagnostics });
+        }
+    }
+    resolved.problems.sort_by(|a, b| a.file.cmp(&b.file));
+}
+
+fn unreadable(documents: &Documents) -> impl Iterator<Item = &str> {
+    documents.unreadable.iter().map(|file| file.name.as_str())
+}
+
+/// Whether most of a text's lines are in another one.
+fn is_like(text: &str, other: &str) -> bool {
+    let lines = |text: &'_ str| -> Vec<String> {
+        text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
+    };
+    let (lines, others) = (lines(text), lines(other).into_iter().collect::<HashSet<_>>());
+    2 * lines.iter().filter(|line| others.contains(*line)).count() > lines.len()
+}
+
 fn collect(files: &BTreeMap<&str, &str>) -> Vec<SourceFile> {
     files
         .iter()
@@ -222,123 +295,4 @@ fn diagnostic(file: &str, message: String) -> Diagnostic {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::source::UnreadableFile;
-    use crate::state::StateDirectory;
-
-    const POLICY: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
-        metadata: { name: deny, namespace: shop }\nspec: { action: DENY, rules: [{}] }\n";
-    const WORKLOAD: &str = "apiVersion: weft.dev/v1alpha1\nkind: Workload\n\
-        metadata: { name: cart-1, namespace: shop }\n\
-        spec: { address: 127.0.1.1, ports: [{ name: http, port: 8080, protocol: http }] }\n";
-    const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: { name: cart, namespace: shop }\n\
-        spec: { selector: { app: cart }, ports: [{ name: http, port: 80 }] }\n";
-    const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
-        metadata: { name: cart, namespace: shop }\nspec:\n  \
-        parentRefs: [{ kind: Service, group: '', name: cart, port: 80 }]\n  \
-        rules: [{ backendRefs: [{ name: cart, port: 80 }] }]\n";
-    const BROKEN: &str = "kind: [\n";
-
-    struct Fixture {
-        last_good: LastGood,
-        _temporary: tempfile::TempDir,
-    }
-
-    impl Fixture {
-        fn new(good: &[(&str, &str)]) -> Self {
-            let temporary = tempfile::tempdir().unwrap();
-            let state = StateDirectory::open(temporary.path()).unwrap();
-            let mut last_good = LastGood::load(&state).unwrap();
-            last_good.accept(&documents(good).files).unwrap();
-            Self { last_good, _temporary: temporary }
-        }
-
-        fn resolve(&self, files: &[(&str, &str)], starting: bool) -> Result<Resolved, Refused> {
-            resolve(&documents(files), &self.last_good, starting, &mut weft_config::compile)
-        }
-    }
-
-    fn documents(files: &[(&str, &str)]) -> Documents {
-        let file = |(name, text): &(&str, &str)| SourceFile { name: (*name).into(), text: (*text).into() };
-        Documents { files: files.iter().map(file).collect(), unreadable: Vec::new() }
-    }
-
-    fn fates(resolved: &Resolved) -> Vec<(&str, Fate)> {
-        resolved.problems.iter().map(|problem| (problem.file.as_str(), problem.fate)).collect()
-    }
-
-    #[test]
-    fn good_files_are_in_force_as_they_are() {
-        let resolved = Fixture::new(&[]).resolve(&[("a.yaml", WORKLOAD), ("b.yaml", POLICY)], true).unwrap();
-        assert!(resolved.problems.is_empty());
-        assert_eq!(resolved.compilation.mesh.authorizations.len(), 1);
-    }
-
-    #[test]
-    fn a_bad_file_keeps_its_last_good_and_all_else_applies() {
-        let fixture = Fixture::new(&[("policy.yaml", POLICY)]);
-        let files = [("policy.yaml", BROKEN), ("workload.yaml", WORKLOAD)];
-        for starting in [false, true] {
-            let resolved = fixture.resolve(&files, starting).unwrap();
-            assert_eq!(fates(&resolved), [("policy.yaml", Fate::LastGood)]);
-            assert!(!resolved.problems[0].diagnostics.is_empty());
-            assert_eq!(resolved.compilation.mesh.authorizations.len(), 1, "the DENY stays");
-            assert_eq!(resolved.compilation.mesh.workloads.len(), 1, "the new file applies");
-        }
-    }
-
-    #[test]
-    fn a_new_bad_file_is_held_out_while_running_and_refuses_the_start() {
-        let fixture = Fixture::new(&[("workload.yaml", WORKLOAD)]);
-        let files = [("policy.yaml", BROKEN), ("workload.yaml", WORKLOAD)];
-        let resolved = fixture.resolve(&files, false).unwrap();
-        assert_eq!(fates(&resolved), [("policy.yaml", Fate::HeldOut)]);
-        assert_eq!(resolved.compilation.mesh.workloads.len(), 1);
-        let refused = fixture.resolve(&files, true).unwrap_err();
-        assert_eq!(refused.diagnostics[0].file, "policy.yaml");
-    }
-
-    #[test]
-    fn a_deleted_file_is_deleted() {
-        let fixture = Fixture::new(&[("policy.yaml", POLICY), ("workload.yaml", WORKLOAD)]);
-        let resolved = fixture.resolve(&[("workload.yaml", WORKLOAD)], false).unwrap();
-        assert!(resolved.problems.is_empty());
-        assert!(resolved.compilation.mesh.authorizations.is_empty());
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_read_is_a_bad_file() {
-        let fixture = Fixture::new(&[("policy.yaml", POLICY)]);
-        let mut documents = documents(&[("workload.yaml", WORKLOAD)]);
-        documents.unreadable =
-            vec![UnreadableFile { name: "policy.yaml".to_owned(), reason: "permission denied".to_owned() }];
-        let resolved = resolve(&documents, &fixture.last_good, true, &mut weft_config::compile).unwrap();
-        assert_eq!(fates(&resolved), [("policy.yaml", Fate::LastGood)]);
-        assert!(resolved.problems[0].diagnostics[0].message.contains("permission denied"));
-        assert_eq!(resolved.compilation.mesh.authorizations.len(), 1);
-        documents.unreadable[0].name = "other.yaml".to_owned();
-        assert!(resolve(&documents, &fixture.last_good, true, &mut weft_config::compile).is_err());
-    }
-
-    #[test]
-    fn a_change_that_breaks_another_file_is_held_back_and_nothing_weaker_is_made_up() {
-        let deny_and_route = format!("{ROUTE}---\n{POLICY}");
-        let fixture = Fixture::new(&[("mixed.yaml", &deny_and_route), ("service.yaml", SERVICE)]);
-        // The Service goes, and the route in the other file has no parent any more.
-        let files = [("mixed.yaml", deny_and_route.as_str()), ("workload.yaml", WORKLOAD)];
-        for starting in [false, true] {
-            let outcome = fixture.resolve(&files, starting);
-            let resolved = outcome.unwrap();
-            let mesh = &resolved.compilation.mesh;
-            assert_eq!(mesh.authorizations.len(), 1, "the DENY beside the route stays");
-            assert_eq!(mesh.routes.len(), 1);
-            assert!(mesh.services.contains_key("shop/cart"), "the deletion is held back");
-            assert_eq!(mesh.workloads.len(), 1, "a change that is good by itself applies");
-            assert!(fates(&resolved).contains(&("service.yaml", Fate::LastGood)), "{:?}", resolved.problems);
-        }
-        // Both in one change are fine.
-        let resolved = fixture.resolve(&[("mixed.yaml", POLICY)], false).unwrap();
-        assert!(resolved.problems.is_empty());
-    }
-}
+mod tests;

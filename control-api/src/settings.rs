@@ -46,7 +46,7 @@ pub struct ServeSettings {
     /// Where proxies connect (gRPC over TLS)
     #[arg(long, env = "WEFT_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:15010")]
     pub listen: SocketAddr,
-    /// Where /metrics, /ready, /live, /status and /policies are served (plain HTTP)
+    /// Where /metrics, /ready, /live, /status and /policies are served (plain HTTP; the last two to loopback only)
     #[arg(long, env = "WEFT_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:15014")]
     pub admin_listen: SocketAddr,
     /// How long issued certificates are valid (2s to 2160h)

@@ -169,7 +169,10 @@ impl StateDirectory {
     pub fn write(&self, name: &str, content: &[u8], mode: u32) -> Result<(), StateError> {
         let path = self.path_of(name);
         let temporary = self.write_temporary(name, content, mode)?;
-        fs::rename(&temporary, &path).map_err(|source| failed("replace", &path, source))?;
+        fs::rename(&temporary, &path).map_err(|source| {
+            let _ = fs::remove_file(&temporary);
+            failed("replace", &path, source)
+        })?;
         self.sync()
     }
 
@@ -206,7 +209,11 @@ impl StateDirectory {
             file.set_permissions(fs::Permissions::from_mode(mode))?;
             file.sync_all()
         };
-        write().map(|()| path.clone()).map_err(|source| failed("write", &path, source))
+        write().map(|()| path.clone()).map_err(|source| {
+            // Half of it would take the room that is missing.
+            let _ = fs::remove_file(&path);
+            failed("write", &path, source)
+        })
     }
 
     fn sync(&self) -> Result<(), StateError> {

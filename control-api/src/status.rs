@@ -9,12 +9,18 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+use tokio::sync::Notify;
 use weft_model::mesh::Generation;
 use weft_model::names::WorkloadUid;
 use weft_model::wire::Kind;
 
 /// The most refusals that are kept of one proxy.
 const REFUSALS_MAX: usize = 1000;
+
+/// The most streams of one workload: one, and another for a moment when its proxy reconnects. What one stream
+/// may hold is bounded; so is thereby what one workload's identity can make the control API hold. The oldest
+/// one goes first: it is the likeliest to be of a proxy that is gone.
+const STREAMS_OF_ONE_MAX: usize = 4;
 
 /// All connected proxies.
 #[derive(Debug, Default)]
@@ -31,6 +37,7 @@ struct Proxy {
     workload: WorkloadUid,
     address: SocketAddr,
     since: Instant,
+    superseded: Arc<Notify>,
     enforced: Option<Generation>,
     current: bool,
     refused: BTreeMap<(Kind, String), String>,
@@ -61,7 +68,7 @@ pub struct ProxyStatus {
     pub connected_seconds: u64,
     /// The generation that it enforces; none before its first.
     pub generation: Option<String>,
-    /// Whether it holds all of the newest one that concerns it.
+    /// Whether it enforces all of the newest one that concerns it, and refused nothing of it.
     pub current: bool,
     /// What it refused.
     pub nacks: Vec<NackStatus>,
@@ -83,6 +90,7 @@ pub struct NackStatus {
 pub struct ProxyEntry {
     stream: u64,
     workload: WorkloadUid,
+    superseded: Arc<Notify>,
     proxies: Arc<Proxies>,
 }
 
@@ -90,22 +98,27 @@ impl Proxies {
     /// A stream of a proxy begins.
     pub fn enter(self: &Arc<Self>, workload: WorkloadUid, address: SocketAddr) -> ProxyEntry {
         let stream = self.next.fetch_add(1, Ordering::Relaxed);
+        let superseded = Arc::new(Notify::new());
         let proxy = Proxy {
             workload: workload.clone(),
             address,
             since: Instant::now(),
+            superseded: superseded.clone(),
             enforced: None,
             current: false,
             refused: BTreeMap::new(),
         };
-        self.lock().insert(stream, proxy);
-        ProxyEntry { stream, workload, proxies: self.clone() }
+        let mut streams = self.lock();
+        streams.insert(stream, proxy);
+        let of_one = streams.values().rev().filter(|proxy| proxy.workload == workload);
+        of_one.skip(STREAMS_OF_ONE_MAX).for_each(|oldest| oldest.superseded.notify_one());
+        ProxyEntry { stream, workload, superseded, proxies: self.clone() }
     }
 
-    /// All, by workload.
-    pub fn list(&self) -> Vec<ProxyStatus> {
+    /// All, by workload. A stream that has not heard of the newest generation yet is behind, whatever it said last.
+    pub fn list(&self, newest: &Generation) -> Vec<ProxyStatus> {
         let streams = self.lock();
-        let mut list: Vec<ProxyStatus> = streams.values().map(Proxy::show).collect();
+        let mut list: Vec<ProxyStatus> = streams.values().map(|proxy| proxy.show(newest)).collect();
         list.sort_by(|a, b| a.workload.cmp(&b.workload));
         list
     }
@@ -142,7 +155,7 @@ impl Proxies {
 }
 
 impl Proxy {
-    fn show(&self) -> ProxyStatus {
+    fn show(&self, newest: &Generation) -> ProxyStatus {
         let nack = |((kind, name), reason): (&(Kind, String), &String)| NackStatus {
             kind: kind_label(*kind),
             name: name.clone(),
@@ -153,7 +166,8 @@ impl Proxy {
             address: self.address.to_string(),
             connected_seconds: self.since.elapsed().as_secs(),
             generation: self.enforced.as_ref().map(ToString::to_string),
-            current: self.current,
+            // What it refused it was sent, and does not enforce.
+            current: self.current && self.enforced.as_ref() == Some(newest) && self.refused.is_empty(),
             nacks: self.refused.iter().map(nack).collect(),
         }
     }
@@ -163,6 +177,11 @@ impl ProxyEntry {
     /// Whose it is.
     pub fn workload(&self) -> &WorkloadUid {
         &self.workload
+    }
+
+    /// Ends when newer streams of the same workload have taken this one's place.
+    pub async fn superseded(&self) {
+        self.superseded.notified().await;
     }
 
     /// Where it stands.
@@ -216,17 +235,36 @@ mod tests {
         let resource = (Kind::Route, "HTTPRoute/shop/cart".to_owned());
         let refusal = Refusal { kind: Kind::Route, name: resource.1.clone(), reason: "too new".to_owned() };
         entry.answered(&[], vec![refusal]);
-        entry.update(Some(&Generation { epoch: "e".into(), number: 4 }), true);
-        let shown = proxies.list();
+        let generation = |number| Generation { epoch: "e".into(), number };
+        entry.update(Some(&generation(4)), true);
+        let shown = proxies.list(&generation(4));
         assert_eq!(shown[0].generation.as_deref(), Some("e.4"));
+        assert!(!shown[0].current, "it does not enforce what it refused");
         assert_eq!(
             shown[0].nacks,
             [NackStatus { kind: "Route", name: resource.1.clone(), reason: "too new".to_owned() }]
         );
         entry.answered(&[resource], Vec::new());
-        assert!(proxies.list()[0].nacks.is_empty());
+        let shown = proxies.list(&generation(4));
+        assert!(shown[0].nacks.is_empty() && shown[0].current);
+        // Its stream has not heard of the next one yet.
+        assert!(!proxies.list(&generation(5))[0].current);
         drop(entry);
-        assert!(proxies.list().is_empty());
+        assert!(proxies.list(&generation(5)).is_empty());
+    }
+
+    #[test]
+    fn a_workload_has_so_many_streams_and_the_oldest_give_way() {
+        use futures_util::FutureExt;
+        let proxies = Arc::new(Proxies::default());
+        let enter = |uid: &str| proxies.enter(uid.parse().unwrap(), "127.0.0.1:1".parse().unwrap());
+        let other = enter("shop/web-1");
+        let mut entries: Vec<_> = (0..STREAMS_OF_ONE_MAX).map(|_| enter("shop/cart-1")).collect();
+        assert!(entries.iter().all(|entry| entry.superseded().now_or_never().is_none()));
+        entries.push(enter("shop/cart-1"));
+        let over: Vec<_> = entries.iter().map(|entry| entry.superseded().now_or_never().is_some()).collect();
+        assert_eq!(over, [true, false, false, false, false]);
+        assert!(other.superseded().now_or_never().is_none());
     }
 
     #[test]

@@ -181,7 +181,9 @@ impl Pods {
         let mut command = Command::new(&binaries().control);
         command.arg("--policies").arg(self.policies()).arg("--state").arg(self.state());
         command.args(["--listen", &format!("[::]:{CONTROL_PORT}"), "--log", "info"]);
-        command.args(["--admin-listen", &CONTROL_ADMIN.to_string()]).args(&self.control_arguments);
+        // As where something elsewhere scrapes it.
+        command.args(["--admin-listen", &format!("[::]:{}", CONTROL_ADMIN.port())]);
+        command.args(&self.control_arguments);
         let mut process = self.control_pod.start("weft-control", command, self.directory.path());
         ready("weft-control", &mut process, &self.control_pod, CONTROL_ADMIN).await;
         self.control = Some(process);

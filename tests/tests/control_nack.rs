@@ -1,10 +1,13 @@
 //! A resource that a proxy cannot use: refused by name, told to the control API, and the rest holds.
 
 use prost::Message;
+use std::process::Command;
 use weft_model::proto::v1;
 use weft_model::reason::Reason;
 use weft_tests::application::Application;
+use weft_tests::binaries::binaries;
 use weft_tests::mesh::{Builder, Mesh, authorization};
+use weft_tests::process::{self, Ended};
 use weft_tests::tamper::Tamper;
 use weft_tests::wait;
 
@@ -115,4 +118,51 @@ async fn a_named_policy_that_never_arrives_denies() {
     client.get(CART).await.refused_with(Reason::AuthorizationUnresolved);
     mesh.remove_policy("lost");
     wait::until("it is not named any more", async || client.is_answered(CART, 200).await).await;
+}
+
+async fn weft(mesh: &Mesh, arguments: &[&str]) -> Ended {
+    let mut command = Command::new(&binaries().cli);
+    command.args(arguments).args(["--control", &mesh.control_admin().to_string()]);
+    process::run(command).await
+}
+
+#[tokio::test]
+async fn a_proxy_that_refused_a_part_is_nowhere_said_to_enforce_it() {
+    let application = Application::start("cart-1").await;
+    let (mesh, tamper) = tampered(&application).await;
+    tamper.change(|response| {
+        for resource in response.resources.iter_mut().filter(|resource| resource.name == POLICY) {
+            resource.resource.as_mut().expect("a body").value = vec![0xff; 7].into();
+        }
+    });
+    mesh.write_policy("policy", &deny("spoilt", "/b"));
+    wait::until("the control API is told", async || !nacks(&mesh).await.is_empty()).await;
+    let status = mesh.status().await;
+    let cart = |proxy: &&serde_json::Value| proxy["workload"] == "shop/cart-1";
+    let proxy = status["proxies"].as_array().and_then(|proxies| proxies.iter().find(cart));
+    assert_eq!(proxy.map(|proxy| &proxy["current"]), Some(&false.into()), "{status:#}");
+
+    let generation = status["generation"].as_str().unwrap_or_default().to_owned();
+    for arguments in
+        [&["wait", "--timeout", "300ms", "--generation", &generation][..], &["wait", "--timeout", "300ms"]]
+    {
+        let ended = weft(&mesh, arguments).await;
+        assert_eq!(ended.status.code(), Some(1), "{}{}", ended.stdout, ended.stderr);
+        assert!(ended.stdout.contains(&format!("shop/cart-1 refuses {POLICY}")), "{}", ended.stdout);
+    }
+    let ended = weft(&mesh, &["status"]).await;
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stdout);
+    let ended = weft(&mesh, &["explain", "--live", "--from", "shop/web-1", "--to", "shop/cart"]).await;
+    assert!(
+        ended.stdout.contains("shop/cart-1 does not enforce all of it"),
+        "{}{}",
+        ended.stdout,
+        ended.stderr
+    );
+    assert!(ended.stdout.contains(&format!("it refuses {POLICY}")), "{}", ended.stdout);
+
+    tamper.change(|_| {});
+    mesh.write_policy("policy", &deny("spoilt", "/c"));
+    let ended = weft(&mesh, &["wait"]).await;
+    assert!(ended.status.success(), "{}{}", ended.stdout, ended.stderr);
 }

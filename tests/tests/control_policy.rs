@@ -287,3 +287,70 @@ async fn a_workload_that_the_mesh_does_not_know_becomes_ready_once_it_does() {
     mesh.write_policy("mesh", &documents);
     becomes(mesh.client("shop/late-1"), 200).await;
 }
+
+#[tokio::test]
+async fn a_change_that_cannot_be_written_down_is_told_and_holds_as_soon_as_it_can_be() {
+    let application = Application::start("cart-1").await;
+    let mesh = pair(&application).await;
+    let client = mesh.client("shop/web-1");
+    client.get(CART).await.passed();
+    // As on a disk that is full: the file of the generation cannot be replaced by a new one.
+    let generation = mesh.state().join("generation");
+    std::fs::remove_file(&generation).unwrap();
+    std::fs::create_dir(&generation).unwrap();
+    let before = mesh.status().await["generation"].clone();
+    mesh.write_policy("policy", &deny());
+    let told = wait::eventually("the change is told not to hold", async || {
+        mesh.status().await["source"]["unwritten"].as_str().map(str::to_owned)
+    })
+    .await;
+    assert!(told.contains("nothing of the last change is in force") && told.contains("generation"), "{told}");
+    wait::until("it is counted", async || {
+        mesh.control_metrics().await.sum("weft_control_source_errors", &[]) == 1.0
+    })
+    .await;
+    let mut command = std::process::Command::new(&weft_tests::binaries::binaries().cli);
+    command.args(["status", "--control", &mesh.control_admin().to_string()]);
+    let ended = weft_tests::process::run(command).await;
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stdout);
+    assert!(ended.stdout.contains("the state cannot be written"), "{}", ended.stdout);
+    // It holds nowhere, not even in part: a number never stands for two contents.
+    assert_eq!(mesh.status().await["generation"], before);
+    client.get(CART).await.passed();
+    std::fs::remove_dir(&generation).unwrap();
+    becomes(client, 403).await;
+    wait::until("nothing is told any more", async || mesh.status().await["source"]["unwritten"].is_null())
+        .await;
+}
+
+#[tokio::test]
+async fn a_directory_that_is_emptied_ends_no_workload_and_does_not_start() {
+    let application = Application::start("cart-1").await;
+    let mut mesh = Builder::pair(application.address()).policy("policy", &deny()).start().await;
+    let client = mesh.client("shop/web-1");
+    client.get(CART).await.refused_with(Reason::AuthorizationDenied);
+    let before = mesh.status().await["generation"].clone();
+    // As a volume that is unmounted leaves it.
+    let away = mesh.directory().join("away");
+    std::fs::rename(mesh.policies(), &away).unwrap();
+    std::fs::create_dir(mesh.policies()).unwrap();
+    wait::until("it is told", async || {
+        let status = mesh.status().await;
+        status["source"]["unreadable"].as_str().is_some_and(|said| said.contains("no policy file"))
+    })
+    .await;
+    client.get(CART).await.refused_with(Reason::AuthorizationDenied);
+    assert_eq!(mesh.status().await["generation"], before);
+    mesh.kill_control();
+    let mut command = std::process::Command::new(&weft_tests::binaries::binaries().control);
+    command.arg("--policies").arg(mesh.policies()).arg("--state").arg(mesh.state());
+    command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+    let ended = weft_tests::process::run(command).await;
+    assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
+    assert!(ended.stderr.contains("is it mounted?"), "{}", ended.stderr);
+    std::fs::remove_dir(mesh.policies()).unwrap();
+    std::fs::rename(&away, mesh.policies()).unwrap();
+    mesh.start_control().await;
+    client.get(CART).await.refused_with(Reason::AuthorizationDenied);
+    assert_eq!(mesh.status().await["generation"], before);
+}

@@ -5,7 +5,8 @@ use std::fs;
 use std::net::SocketAddr;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use weft_tests::netns::{Dial, isolated};
+use weft_tests::client::{Client, Request, Response};
+use weft_tests::netns::{Dial, Pod, isolated};
 use weft_tests::pods::{Builder, Member, PodSpec, Pods};
 use weft_tests::wait;
 
@@ -106,5 +107,38 @@ fn without_files_accepting_pauses_and_nothing_dies() {
             mesh.member("shop/cart-1").metrics().await.sum("weft_connections_accept_paused_total", &[]);
         assert!(paused >= 1.0, "{paused}");
         assert!(mesh.member_mut("shop/cart-1").process_mut().ended().is_none());
+    });
+}
+
+async fn asked(pod: &Pod, address: SocketAddr, path: &str) -> Response {
+    let stream = pod.connect(address, Dial::default()).await.expect("the admin port accepts");
+    let request = Request::get(&format!("http://{address}{path}"));
+    Client::direct(address).over(stream).unwrap().send(&request).await.expect("the admin port answers")
+}
+
+#[test]
+fn who_scrapes_the_control_api_from_elsewhere_is_not_told_what_the_mesh_is_made_of() {
+    isolated("who_scrapes_the_control_api_from_elsewhere_is_not_told_what_the_mesh_is_made_of", || async {
+        let mesh = scene().await;
+        let (side, control) = (mesh.member("out/side-1").pod(), mesh.control_pod());
+        for ip in [control.ipv4(), control.ipv6()] {
+            let address = SocketAddr::new(ip, 15014);
+            assert!(asked(side, address, "/metrics").await.text().contains("weft_control_generation"));
+            assert_eq!(asked(side, address, "/ready").await.status(), 200);
+            assert_eq!(asked(side, address, "/live").await.status(), 200);
+            for path in ["/status", "/policies", "/status?x", "/policies?/metrics"] {
+                let answer = asked(side, address, path).await;
+                assert_eq!(answer.status(), 403, "{path}: {}", answer.text());
+                assert!(answer.text().contains("on the machine that weft-control runs on"), "{path}");
+            }
+        }
+        // On its own machine they are told, by either family.
+        for ip in ["127.0.0.1", "::1"] {
+            let address = SocketAddr::new(ip.parse().unwrap(), 15014);
+            for (path, part) in [("/status", "connectedSeconds"), ("/policies", "MeshConfig")] {
+                let answer = asked(control, address, path).await;
+                assert!(answer.status() == 200 && answer.text().contains(part), "{path}: {}", answer.text());
+            }
+        }
     });
 }

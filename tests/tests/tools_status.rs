@@ -67,6 +67,29 @@ async fn wait_returns_when_a_generation_is_enforced_and_says_what_is_missing_if_
 }
 
 #[tokio::test]
+async fn wait_without_a_generation_waits_for_all_that_was_written_before() {
+    let application = Application::start("cart-1").await;
+    let mesh = Builder::pair(application.address()).start().await;
+    let client = mesh.client("shop/web-1");
+    for (action, status) in [("DENY", 403), ("ALLOW", 200), ("DENY", 403), ("ALLOW", 200)] {
+        mesh.write_policy("policy", &authorization("cart", "cart", action, "[{}]"));
+        let ended = weft(&mesh, &["wait", "--proxies-min", "2"]).await;
+        assert!(ended.status.success(), "{}{}", ended.stdout, ended.stderr);
+        // At once: that is what it says.
+        assert_eq!(client.get("http://cart.shop/items").await.status(), status, "{}", ended.stdout);
+    }
+    // What does not come into force is not waited for until the time is up.
+    mesh.write_policy("policy", "kind: [");
+    let ended = weft(&mesh, &["wait"]).await;
+    assert_eq!(ended.status.code(), Some(1), "{}{}", ended.stdout, ended.stderr);
+    assert!(
+        ended.stdout.starts_with("not in force: a file is not served as it is: policy.yaml"),
+        "{}",
+        ended.stdout
+    );
+}
+
+#[tokio::test]
 async fn a_bad_file_is_shown_and_fails_the_command() {
     let application = Application::start("cart-1").await;
     let mesh = Builder::pair(application.address()).start().await;

@@ -89,7 +89,7 @@ impl Proxy {
         Self {
             connected: !held.is_empty(),
             generation: held.last().and_then(|proxy| proxy.generation.clone()),
-            current: !held.is_empty() && held.iter().all(|proxy| proxy.current),
+            current: !held.is_empty() && held.iter().all(|proxy| proxy.current && proxy.nacks.is_empty()),
             refused: held
                 .iter()
                 .flat_map(|proxy| &proxy.nacks)
@@ -106,10 +106,11 @@ impl Live {
         let _ = writeln!(text, "  live   generation {}", printable(&self.generation));
         for proxy in &self.proxies {
             let at = proxy.generation.as_deref().unwrap_or("none");
-            let stands = match (proxy.connected, proxy.current) {
-                (false, _) => "is not connected: it enforces what it has".to_owned(),
-                (true, true) => "enforces it".to_owned(),
-                (true, false) => format!("does not enforce all of it yet: it is at {}", printable(at)),
+            let stands = match (proxy.connected, proxy.refused.is_empty(), proxy.current) {
+                (false, ..) => "is not connected: it enforces what it has".to_owned(),
+                (true, false, _) => "does not enforce all of it".to_owned(),
+                (true, true, true) => "enforces it".to_owned(),
+                (true, true, false) => format!("does not enforce all of it yet: it is at {}", printable(at)),
             };
             let _ = writeln!(text, "         {} {stands}", proxy.workload);
             for refused in &proxy.refused {

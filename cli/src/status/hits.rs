@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 const METRIC: &str = "weft_authorization_decisions_total{";
 
 /// The decisions of one rule, over all proxies that were asked.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Hits {
     policy: String,

@@ -121,6 +121,9 @@ impl Session {
                     subscription.on_snapshot(snapshot);
                 }
                 () = until(deadline) => {}
+                () = entry.superseded() => {
+                    return Err(Status::aborted("newer streams of the same workload took this one's place"));
+                }
                 // Without it a stream that is told nothing would outlive its connection.
                 () = self.responses.closed() => return Ok(()),
             }

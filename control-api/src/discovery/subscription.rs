@@ -169,14 +169,14 @@ impl Subscription {
     /// Whether the proxy holds and enforces all of the current snapshot that concerns it, as of the
     /// last [`Self::poll`].
     pub fn is_current(&self) -> bool {
-        self.outstanding.is_empty() && !self.dirty && !self.commit_due
+        self.outstanding.is_empty() && !self.dirty && !self.commit_due && !self.commit_refused
     }
 
     /// The generation that the proxy enforces. One that it has nothing to change for counts as
     /// enforced without a word.
     pub fn enforced(&self) -> Option<&Generation> {
         match &self.enforced {
-            Some(_) if self.is_current() && !self.commit_refused => Some(self.snapshot.generation()),
+            Some(_) if self.is_current() => Some(self.snapshot.generation()),
             enforced => enforced.as_ref(),
         }
     }

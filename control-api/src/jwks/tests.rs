@@ -19,7 +19,9 @@ fn store(directory: &tempfile::TempDir, hosts: &[&str]) -> KeyStore {
 
 fn want(store: &KeyStore, uris: &[&str]) {
     let source = |uri: &&str| KeySource { uri: (*uri).into(), timeout: Duration::from_secs(5) };
-    store.want(uris.iter().map(source).collect(), SystemTime::now());
+    let sources: BTreeSet<KeySource> = uris.iter().map(source).collect();
+    store.want(sources.clone(), SystemTime::now());
+    store.forget(&sources);
 }
 
 fn held(store: &KeyStore) -> usize {
@@ -45,9 +47,9 @@ fn keys_survive_failures_and_restarts_until_they_are_too_old() {
         assert_eq!((held(&first), first.version()), (1, 1));
         assert!(first.status()[0].error.is_some());
     }
-    first.expire(SystemTime::now() + Duration::from_secs(3000));
+    first.expire(Instant::now() + Duration::from_secs(3000));
     assert_eq!(held(&first), 1);
-    first.expire(SystemTime::now() + Duration::from_secs(3700));
+    first.expire(Instant::now() + Duration::from_secs(3700));
     assert_eq!((held(&first), first.version()), (0, 2));
 
     let second = store(&directory, &["id.example"]);
@@ -90,4 +92,53 @@ fn failures_are_tried_again_ever_more_slowly() {
     }
     assert!(waits[0] <= RETRY_MIN && waits[11] > waits[0]);
     assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(300)), "{waits:?}");
+}
+
+#[test]
+fn a_clock_that_steps_back_takes_no_keys_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = store(&directory, &["id.example"]);
+    want(&first, &[URI]);
+    first.done(URI, Ok(SET.to_owned()), &mut Random::seeded(1));
+    // As a process that starts before what the file says is the time of the fetch.
+    let restored = |now: SystemTime| {
+        let again = store(&directory, &["id.example"]);
+        let source = KeySource { uri: URI.into(), timeout: Duration::from_secs(5) };
+        again.want(BTreeSet::from([source]), now);
+        // They are judged by their age from here on, not by that clock.
+        again.expire(Instant::now() + Duration::from_secs(3500));
+        held(&again)
+    };
+    let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+    assert_eq!(restored(SystemTime::now() - minute), 1);
+    assert_eq!(restored(SystemTime::now() - hour * 2), 0, "so far ahead nobody knows their age");
+    assert_eq!(restored(SystemTime::now() + hour * 2), 0, "too old");
+}
+
+#[test]
+fn keys_that_are_too_old_are_asked_for_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = store(&directory, &["id.example"]);
+    store.settings.jwks_interval = Duration::from_secs(86_400);
+    want(&store, &[URI]);
+    store.done(URI, Ok(SET.to_owned()), &mut Random::seeded(1));
+    let late = Instant::now() + Duration::from_secs(3700);
+    assert_eq!(store.due(late, 8).0, []);
+    store.expire(late);
+    assert_eq!(store.due(late, 8).0.len(), 1);
+}
+
+#[test]
+fn what_is_wanted_as_well_takes_nothing_from_what_is_in_force() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(&directory, &["id.example"]);
+    want(&store, &[URI]);
+    store.done(URI, Ok(SET.to_owned()), &mut Random::seeded(1));
+    let other = KeySource { uri: "https://id.example/other".into(), timeout: Duration::from_secs(5) };
+    // A change that is not in force yet, because it cannot be written, has other sources.
+    store.want(BTreeSet::from([other.clone()]), SystemTime::now());
+    let keys = |store: &KeyStore| store.status().iter().map(|held| held.keys).collect::<Vec<_>>();
+    assert_eq!(keys(&store), [1, 0]);
+    store.forget(&BTreeSet::from([other]));
+    assert_eq!(keys(&store), [0]);
 }

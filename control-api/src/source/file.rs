@@ -17,10 +17,11 @@ use weft_config::SourceFile;
 /// How often to look. An edit waits for half of it on average.
 pub const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Looking takes at most this share of the time, however large the directory is.
+/// Looking takes at most this share of the time, for as long as a look takes less than 20 ms.
 const LOOKING_SHARE: u32 = 50;
 
-/// But no edit waits longer than this for it. A look that took long may only have waited for a processor.
+/// No edit waits longer than this for the next look, so that one of a very large directory takes a larger
+/// share. A look that took long may also only have waited for a processor.
 const INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// Edits that follow one another within this are taken in together.
@@ -29,13 +30,26 @@ const COALESCE: Duration = Duration::from_millis(100);
 /// A file changed again within this of its last change may look as it did: times are coarse.
 const RACY: Duration = Duration::from_millis(100);
 
+/// A file that could not be read looks the same when it could be: it is tried again this often.
+const READ_RETRY: Duration = Duration::from_secs(1);
+
+/// How often the directory is read at the start until it stays as it is meanwhile.
+const READINGS_MAX: usize = 10;
+
 /// The largest file.
 const FILE_LENGTH_MAX: u64 = 16 * 1024 * 1024;
 
-/// How deep directories are looked into, and how many files there may be. More is an error rather than
-/// left out: what is not read cannot deny.
+/// How deep directories are looked into, how many files there may be, and how large they may be together.
+/// More is an error rather than left out: what is not read cannot deny.
 const DEPTH_MAX: usize = 8;
 const FILES_MAX: usize = 50_000;
+const TOTAL_LENGTH_MAX: u64 = 256 * 1024 * 1024;
+
+const EMPTIED: &str =
+    "there is no policy file in it any more; if nothing is to be served, leave an empty one";
+
+/// What stands for bytes that are not UTF-8.
+const REPLACED: char = '\u{fffd}';
 
 /// The directory, and what was last seen in it.
 #[derive(Debug)]
@@ -51,12 +65,16 @@ pub struct FileSource {
     read: SystemTime,
     /// Something was young when it was read: read again, whatever it looks like.
     recheck: bool,
+    /// When to try again what could not be read.
+    retry: Option<Instant>,
     cost: Duration,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct FileState {
     name: String,
+    /// Its name is not UTF-8: nothing can be said of it by that name, so it is not read.
+    misnamed: bool,
     /// Device and inode: another file of the same name is a replacement.
     file: Option<(u64, u64)>,
     size: u64,
@@ -75,10 +93,18 @@ impl FileSource {
             emitted: None,
             read: UNIX_EPOCH,
             recheck: false,
+            retry: None,
             cost: Duration::ZERO,
         };
-        let seen = source.look()?;
-        source.take(seen);
+        // What changed while it was read is read again. Who never stops changing it is seen at the next look.
+        for _ in 0..READINGS_MAX {
+            let seen = source.look()?;
+            source.take(seen);
+            if source.look()? == source.taken {
+                break;
+            }
+        }
+        source.retry_later(Instant::now());
         let documents = source.documents.clone();
         Ok((source, documents))
     }
@@ -86,6 +112,11 @@ impl FileSource {
     /// What was read last.
     pub fn files(&self) -> &[SourceFile] {
         &self.documents.files
+    }
+
+    /// Whether all that was there at the last look has been given out.
+    pub fn is_settled(&self) -> bool {
+        self.pending.is_none() && !self.recheck
     }
 
     /// How long to wait before the next look.
@@ -98,7 +129,14 @@ impl FileSource {
         let started = Instant::now();
         let seen = self.look()?;
         self.cost = started.elapsed();
-        if seen == self.taken && !self.recheck {
+        // A volume that is not mounted is an empty directory. Taken for the wish to serve nothing, it would
+        // end every workload of the mesh.
+        if seen.is_empty() && !self.taken.is_empty() {
+            self.pending = None;
+            return Err(self.failed(io::Error::other(EMPTIED)));
+        }
+        let retry = self.retry.is_some_and(|retry| now >= retry);
+        if seen == self.taken && !self.recheck && !retry {
             self.pending = None;
             return Ok(None);
         }
@@ -110,7 +148,9 @@ impl FileSource {
             self.pending = Some(seen);
             return Ok(None);
         }
-        if !self.take_whole(seen, Self::look)? {
+        let whole = self.take_whole(seen, Self::look);
+        self.retry_later(now);
+        if !whole? {
             return Ok(None);
         }
         self.emitted = Some(now);
@@ -139,6 +179,10 @@ impl FileSource {
         Ok(true)
     }
 
+    fn retry_later(&mut self, now: Instant) {
+        self.retry = (!self.documents.unreadable.is_empty()).then(|| now + READ_RETRY);
+    }
+
     fn take(&mut self, seen: Vec<FileState>) {
         let mut documents = Documents::default();
         let mut held: BTreeMap<String, String> = std::mem::take(&mut self.documents.files)
@@ -150,7 +194,7 @@ impl FileSource {
             let before = self.taken.binary_search_by(|taken| taken.name.cmp(&state.name));
             let same = before.is_ok_and(|at| self.taken[at] == *state) && !state.is_young(self.read);
             let text = held.remove(&state.name).filter(|_| same);
-            match text.map_or_else(|| read(&self.directory.join(&state.name)), Ok) {
+            match text.map_or_else(|| state.read(&self.directory), Ok) {
                 Ok(text) => documents.files.push(SourceFile { name: state.name.clone(), text }),
                 Err(error) => documents
                     .unreadable
@@ -165,20 +209,30 @@ impl FileSource {
     }
 
     fn look(&self) -> Result<Vec<FileState>, SourceError> {
-        let failed = |source| SourceError { directory: self.directory.display().to_string(), source };
         let mut seen = Vec::with_capacity(self.taken.len());
-        look_into(&self.directory, "", DEPTH_MAX, &mut seen).map_err(failed)?;
+        look_into(&self.directory, "", DEPTH_MAX, &mut seen).map_err(|error| self.failed(error))?;
+        if seen.iter().map(|state| state.size).sum::<u64>() > TOTAL_LENGTH_MAX {
+            return Err(self.failed(too_much()));
+        }
         seen.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(seen)
+    }
+
+    fn failed(&self, source: io::Error) -> SourceError {
+        SourceError { directory: self.directory.display().to_string(), source }
     }
 }
 
 fn look_into(directory: &Path, prefix: &str, depth: usize, seen: &mut Vec<FileState>) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        let name = entry.file_name();
+        let written = entry.file_name();
+        let name = written.to_string_lossy();
         // Hidden: an editor's temporary file, or the directories behind a ConfigMap's links.
-        let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else { continue };
+        if name.starts_with('.') {
+            continue;
+        }
+        let misnamed = written.to_str().is_none();
         let path = entry.path();
         let yaml = name.ends_with(".yaml") || name.ends_with(".yml");
         // Follows links: what counts is what would be read.
@@ -189,7 +243,10 @@ fn look_into(directory: &Path, prefix: &str, depth: usize, seen: &mut Vec<FileSt
                 look_into(&path, &format!("{prefix}{name}/"), below, seen)?;
             }
             _ if seen.len() >= FILES_MAX => return Err(too_much()),
-            _ if yaml => seen.push(FileState::new(format!("{prefix}{name}"), metadata.ok().as_ref())),
+            _ if yaml => {
+                let state = FileState::new(format!("{prefix}{name}"), metadata.ok().as_ref());
+                seen.push(FileState { misnamed: misnamed || prefix.contains(REPLACED), ..state });
+            }
             _ => {}
         }
     }
@@ -197,7 +254,10 @@ fn look_into(directory: &Path, prefix: &str, depth: usize, seen: &mut Vec<FileSt
 }
 
 fn too_much() -> io::Error {
-    io::Error::other(format!("more than {FILES_MAX} files or {DEPTH_MAX} levels of directories"))
+    io::Error::other(format!(
+        "more than {FILES_MAX} files, {} MiB or {DEPTH_MAX} levels of directories",
+        TOTAL_LENGTH_MAX >> 20
+    ))
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -228,12 +288,20 @@ impl FileState {
     fn new(name: String, metadata: Option<&Metadata>) -> Self {
         Self {
             name,
+            misnamed: false,
             file: metadata.map(|held| (held.dev(), held.ino())),
             size: metadata.map_or(0, Metadata::len),
             modified: metadata.and_then(|held| held.modified().ok()),
             // Also moves when somebody sets the modification time back.
             changed: metadata.and_then(change_time),
         }
+    }
+
+    fn read(&self, directory: &Path) -> io::Result<String> {
+        if self.misnamed {
+            return Err(io::Error::other("its name is not UTF-8: rename it"));
+        }
+        read(&directory.join(&self.name))
     }
 
     /// Whether a further change would not show when it was read then.
@@ -253,186 +321,4 @@ fn change_time(metadata: &Metadata) -> Option<SystemTime> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::symlink;
-
-    struct Fixture {
-        temporary: tempfile::TempDir,
-        source: FileSource,
-        now: Instant,
-    }
-
-    impl Fixture {
-        fn new(files: &[(&str, &str)]) -> Self {
-            let temporary = tempfile::tempdir().unwrap();
-            for (name, text) in files {
-                fs::write(temporary.path().join(name), text).unwrap();
-            }
-            let (source, _) = FileSource::open(temporary.path()).unwrap();
-            Self { temporary, source, now: Instant::now() }
-        }
-
-        fn path(&self, name: &str) -> PathBuf {
-            self.temporary.path().join(name)
-        }
-
-        fn rename_into(&self, name: &str, text: &str) {
-            let temporary = self.path(".new");
-            fs::write(&temporary, text).unwrap();
-            // However coarse the file system's clock is.
-            let written = SystemTime::now() - Duration::from_secs(1);
-            fs::File::options().write(true).open(&temporary).unwrap().set_modified(written).unwrap();
-            fs::rename(temporary, self.path(name)).unwrap();
-        }
-
-        /// One look, `after` later.
-        fn poll(&mut self, after: Duration) -> Option<Vec<(String, String)>> {
-            self.now += after;
-            let documents = self.source.poll(self.now).unwrap()?;
-            Some(documents.files.into_iter().map(|file| (file.name, file.text)).collect())
-        }
-
-        /// Looks until nothing is about to come any more.
-        fn quiet(&mut self) {
-            while self.source.recheck || self.source.pending.is_some() {
-                self.poll(COALESCE);
-            }
-        }
-    }
-
-    fn pairs(files: &[(&str, &str)]) -> Option<Vec<(String, String)>> {
-        Some(files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect())
-    }
-
-    #[test]
-    fn a_rename_is_taken_in_at_the_first_look() {
-        let mut fixture = Fixture::new(&[("a.yaml", "1"), ("b.yml", "1"), ("c.txt", "no")]);
-        fixture.quiet();
-        assert_eq!(fixture.poll(INTERVAL), None);
-        fixture.rename_into("a.yaml", "2");
-        assert_eq!(fixture.poll(INTERVAL), pairs(&[("a.yaml", "2"), ("b.yml", "1")]));
-        assert_eq!(fixture.poll(INTERVAL), None);
-    }
-
-    #[test]
-    fn what_was_written_in_place_appeared_or_vanished_must_look_the_same_twice() {
-        let mut fixture = Fixture::new(&[("a.yaml", "1")]);
-        fixture.quiet();
-        fs::write(fixture.path("a.yaml"), "").unwrap();
-        assert_eq!(fixture.poll(INTERVAL), None, "truncated, not yet written");
-        fs::write(fixture.path("a.yaml"), "two").unwrap();
-        assert_eq!(fixture.poll(INTERVAL), None);
-        assert_eq!(fixture.poll(INTERVAL), pairs(&[("a.yaml", "two")]));
-
-        fs::write(fixture.path("b.yaml"), "b").unwrap();
-        assert_eq!(fixture.poll(COALESCE), None);
-        assert_eq!(fixture.poll(INTERVAL), pairs(&[("a.yaml", "two"), ("b.yaml", "b")]));
-
-        // As editors do that move the old file away first.
-        fs::remove_file(fixture.path("a.yaml")).unwrap();
-        assert_eq!(fixture.poll(COALESCE), None);
-        fs::write(fixture.path("a.yaml"), "three").unwrap();
-        assert_eq!(fixture.poll(INTERVAL), None);
-        assert_eq!(fixture.poll(INTERVAL), pairs(&[("a.yaml", "three"), ("b.yaml", "b")]));
-
-        fs::remove_file(fixture.path("a.yaml")).unwrap();
-        assert_eq!(fixture.poll(COALESCE), None);
-        assert_eq!(fixture.poll(INTERVAL), pairs(&[("b.yaml", "b")]));
-    }
-
-    #[test]
-    fn edits_in_a_burst_are_taken_in_together() {
-        let mut fixture = Fixture::new(&[("a.yaml", "1")]);
-        fixture.quiet();
-        fixture.rename_into("a.yaml", "2");
-        assert!(fixture.poll(COALESCE).is_some());
-        for text in ["3", "4"] {
-            fixture.rename_into("a.yaml", text);
-            assert_eq!(fixture.poll(INTERVAL), None);
-        }
-        assert_eq!(fixture.poll(COALESCE), pairs(&[("a.yaml", "4")]));
-    }
-
-    #[test]
-    fn a_config_maps_swapped_link_is_seen() {
-        let temporary = tempfile::tempdir().unwrap();
-        for (directory, text) in [("..1", "one"), ("..2", "two")] {
-            fs::create_dir(temporary.path().join(directory)).unwrap();
-            fs::write(temporary.path().join(directory).join("a.yaml"), text).unwrap();
-        }
-        symlink("..1", temporary.path().join("..data")).unwrap();
-        symlink("..data/a.yaml", temporary.path().join("a.yaml")).unwrap();
-        let (source, first) = FileSource::open(temporary.path()).unwrap();
-        assert_eq!(first.files.len(), 1, "the files behind the links are not read twice");
-        let mut fixture = Fixture { temporary, source, now: Instant::now() };
-        fixture.quiet();
-        symlink("..2", fixture.path("..data_tmp")).unwrap();
-        fs::rename(fixture.path("..data_tmp"), fixture.path("..data")).unwrap();
-        assert_eq!(fixture.poll(COALESCE), None);
-        assert_eq!(fixture.poll(INTERVAL), pairs(&[("a.yaml", "two")]));
-    }
-
-    #[test]
-    fn a_second_change_in_the_same_instant_is_not_lost() {
-        let mut fixture = Fixture::new(&[("a.yaml", "1")]);
-        // It was read as it was being written: the clock is too coarse to tell the two apart.
-        fixture.source.documents.files[0].text = "0".to_owned();
-        assert!(fixture.source.recheck);
-        assert_eq!(fixture.poll(COALESCE), pairs(&[("a.yaml", "1")]));
-        fixture.quiet();
-        assert_eq!(fixture.poll(COALESCE), None);
-    }
-
-    #[test]
-    fn an_edit_that_was_read_while_another_was_made_is_not_lost() {
-        let mut fixture = Fixture::new(&[("a.yaml", "1"), ("b.yaml", "1")]);
-        fixture.quiet();
-        fixture.rename_into("b.yaml", "2");
-        let seen = fixture.source.look().unwrap();
-        let mut source =
-            std::mem::replace(&mut fixture.source, FileSource::open(fixture.temporary.path()).unwrap().0);
-        let whole = source.take_whole(seen, |source| {
-            fixture.rename_into("a.yaml", "2");
-            source.look()
-        });
-        assert!(!whole.unwrap(), "half of it is from before, half from after");
-        fixture.source = source;
-        assert_eq!(fixture.poll(COALESCE), pairs(&[("a.yaml", "2"), ("b.yaml", "2")]));
-    }
-
-    #[test]
-    fn a_look_that_took_long_puts_the_next_one_off_by_no_more_than_a_second() {
-        let mut fixture = Fixture::new(&[("a.yaml", "1")]);
-        assert_eq!(fixture.source.interval(), INTERVAL);
-        fixture.source.cost = Duration::from_millis(1);
-        assert_eq!(fixture.source.interval(), Duration::from_millis(50));
-        fixture.source.cost = Duration::from_secs(3);
-        assert_eq!(fixture.source.interval(), INTERVAL_MAX);
-    }
-
-    #[test]
-    fn subdirectories_are_read_and_what_cannot_be_read_is_named() {
-        let mut fixture = Fixture::new(&[("a.yaml", "1")]);
-        fs::create_dir(fixture.path("team")).unwrap();
-        fs::write(fixture.path("team/b.yaml"), "2").unwrap();
-        fs::write(fixture.path("bad.yaml"), [0xff, 0xfe]).unwrap();
-        symlink("nowhere", fixture.path("lost.yaml")).unwrap();
-        fixture.quiet();
-        let documents = &fixture.source.documents;
-        let names: Vec<_> = documents.files.iter().map(|file| file.name.as_str()).collect();
-        assert_eq!(names, ["a.yaml", "team/b.yaml"]);
-        let names: Vec<_> = documents.unreadable.iter().map(|file| file.name.as_str()).collect();
-        assert_eq!(names, ["bad.yaml", "lost.yaml"]);
-    }
-
-    #[test]
-    fn a_directory_that_is_gone_is_an_error_and_not_an_empty_configuration() {
-        let mut fixture = Fixture::new(&[("a.yaml", "1")]);
-        fs::rename(fixture.temporary.path(), fixture.temporary.path().with_extension("away")).unwrap();
-        assert!(fixture.source.poll(fixture.now).is_err());
-        fs::rename(fixture.temporary.path().with_extension("away"), fixture.temporary.path()).unwrap();
-        assert_eq!(fixture.poll(COALESCE), None);
-        assert!(FileSource::open(&fixture.path("none")).is_err());
-    }
-}
+mod tests;

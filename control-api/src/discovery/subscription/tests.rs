@@ -475,6 +475,7 @@ fn a_refused_commit_is_not_enforced() {
     }
     assert_eq!(proxy.receive(), 0);
     assert_eq!(proxy.server.enforced(), None);
+    assert!(!proxy.server.is_current());
 }
 
 #[test]
