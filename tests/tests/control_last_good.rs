@@ -18,6 +18,9 @@ const FIRST: &str = "http://first.shop/items";
 /// How often a proxy is killed.
 const KILLS: usize = 20;
 
+/// The connections of the client that sees none of it.
+const CONNECTIONS: usize = 4;
+
 fn kept(mesh: &Mesh, uid: &str) -> PathBuf {
     mesh.proxy(uid).directory().join("state/last-good")
 }
@@ -52,7 +55,7 @@ async fn a_proxy_that_is_killed_under_load_serves_again_without_the_control_api(
     }
     keeps(&mesh, "shop/cart-1", "shop/cart-1").await;
     mesh.kill_control();
-    let traffic = Traffic::start(mesh.client("shop/web-2"), 4, |id| Request::get(CART).id(id));
+    let traffic = Traffic::start(mesh.client("shop/web-2"), CONNECTIONS, |id| Request::get(CART).id(id));
     let mut took = Vec::new();
     for round in 0..KILLS {
         traffic.more(20).await;
@@ -76,8 +79,9 @@ async fn a_proxy_that_is_killed_under_load_serves_again_without_the_control_api(
         assert!(ready.status() == 200 && ready.text().contains("stale"), "{}", ready.text());
         assert_eq!(mesh.proxy(uid).metrics().await.sum("weft_policy_stale", &[]), 1.0);
     }
-    // The other client, with two replicas to choose from, saw none of it.
-    traffic.stop().await.all_succeeded();
+    // The other client, with two replicas to choose from, saw none of it, but for answers that had begun: each
+    // kill of the server's side may cut one on each of its connections.
+    traffic.stop().await.all_succeeded_but_what_was_cut(CONNECTIONS * KILLS / 2);
     took.sort();
     let (median, slowest) = (took[KILLS / 2], took[KILLS - 1]);
     figures::show(&format!(
