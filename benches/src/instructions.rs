@@ -9,7 +9,7 @@
 //! the least is taken, and a case that still exceeds its record is counted again before it fails. What the kernel does
 //! is not counted.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -18,7 +18,8 @@ use tokio::task::LocalSet;
 use crate::{
     certificates::Certificates,
     contender::{self, Contender as _, Member, Running, Setting},
-    process::{self, Scratch},
+    facts,
+    process::{self, Scratch, wait_until},
     report, run,
     scenario::Scenario,
 };
@@ -49,8 +50,11 @@ const WARM_UP: usize = 5;
 /// Blocks of each case, of which the least is taken.
 const BLOCKS: usize = 4;
 
-/// How often a case that exceeds its record is counted in all.
+/// How often a case that exceeds its record, or fails, is counted in all.
 const ATTEMPTS: usize = 4;
+
+/// Under callgrind all is slow, and on a busy machine slower.
+const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(180);
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -89,28 +93,24 @@ pub(crate) fn instructions(options: &Options) -> Result<bool> {
     let proxies: Vec<_> = running.members.iter().filter(|member| member.role.is_proxy()).collect();
     let [client, server] = proxies[..] else { bail!("a pair has two proxies") };
     let case = Case { running: &running, proxies: [client, server], directory: scratch.path() };
+    wait_until("first answer", FIRST_ANSWER_WITHIN, || {
+        running.check()?;
+        Ok(facts::status(running.target, &running.host, "/items/100").is_ok_and(|status| status == 200))
+    })?;
     let mut costs = BTreeMap::new();
     let mut succeeded = true;
     for (name, steps) in MIX {
         let scenario: Scenario = name.parse()?;
-        let count = || case.count(&scenario, steps).with_context(|| format!("{name} cannot be measured"));
-        let mut pair = count()?;
         let exceeded = |pair| record.as_ref().is_some_and(|record| record.is_exceeded(name, pair));
-        for _ in 1..ATTEMPTS {
-            if !exceeded(pair) {
-                break;
-            }
-            pair = least(pair, count()?);
-        }
-        application.check_running()?;
-        running.check()?;
-        succeeded &= !exceeded(pair);
-        report::instructions(
-            name,
-            pair,
-            record.as_ref().and_then(|record| record.costs.get(name)),
-            exceeded(pair),
-        );
+        let pair = least_of(&exceeded, || {
+            application.check_running()?;
+            running.check()?;
+            case.count(&scenario, steps)
+        })
+        .with_context(|| format!("{name} cannot be measured"))?;
+        let exceeded = exceeded(pair);
+        succeeded &= !exceeded;
+        report::instructions(name, pair, record.as_ref().and_then(|record| record.costs.get(name)), exceeded);
         costs.insert(name.to_owned(), pair);
     }
     if let Some(file) = &options.record {
@@ -157,6 +157,30 @@ impl Case<'_> {
     }
 }
 
+/// Counts until the least that was found is good enough, or often enough. A count that fails is one that a busy
+/// machine spoiled (a proxy that runs a hundred times slower than it should misses its own deadlines), unless all do.
+fn least_of(exceeded: &dyn Fn(Pair) -> bool, mut count: impl FnMut() -> Result<Pair>) -> Result<Pair> {
+    let mut found = None;
+    let mut failed = None;
+    for _ in 0..ATTEMPTS {
+        match count() {
+            Ok(pair) => {
+                let pair = found.map_or(pair, |before| least(before, pair));
+                if !exceeded(pair) {
+                    return Ok(pair);
+                }
+                found = Some(pair);
+            }
+            Err(error) => failed = Some(error),
+        }
+    }
+    match (found, failed) {
+        (Some(pair), _) => Ok(pair),
+        (None, Some(error)) => Err(error),
+        (None, None) => bail!("nothing was counted"),
+    }
+}
+
 /// The less of each side.
 fn least(one: Pair, other: Pair) -> Pair {
     [one[0].min(other[0]), one[1].min(other[1])]
@@ -173,6 +197,22 @@ mod tests {
         for (name, _) in MIX {
             name.parse::<Scenario>().unwrap();
         }
+    }
+
+    #[test]
+    fn a_case_is_counted_again_until_it_is_good_enough_or_often_enough() {
+        let counts = |counts: &'static [f64]| {
+            let mut counts = counts.iter();
+            least_of(&|pair| pair[0] > 10.0, move || match counts.next() {
+                Some(count) if *count > 0.0 => Ok([*count, 1.0]),
+                Some(_) => bail!("spoiled"),
+                None => bail!("one more than there are attempts"),
+            })
+        };
+        assert_eq!(counts(&[9.0]).unwrap(), [9.0, 1.0]);
+        assert_eq!(counts(&[0.0, 12.0, 10.0]).unwrap(), [10.0, 1.0]);
+        assert_eq!(counts(&[12.0, 11.0, 0.0, 13.0]).unwrap(), [11.0, 1.0], "the least of what exceeds");
+        assert_eq!(counts(&[0.0; ATTEMPTS]).unwrap_err().to_string(), "spoiled");
     }
 
     #[test]

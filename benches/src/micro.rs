@@ -2,13 +2,13 @@
 //! that the programs link. Given is the least batch, which a busy machine disturbs least, and the median; with
 //! `--instructions` also how many instructions one call runs, which no machine's load changes (needs valgrind).
 //!
-//! An operation is called in batches long enough for the clock. Inputs are built before; where an operation uses its
-//! input up, the copy is part of it and its name says so.
+//! A function is called in batches long enough for the clock. Inputs are made before; where a function uses its
+//! input up, the copy is part of the figure and its name says so.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 
 use crate::{measure::Spread, report};
@@ -45,32 +45,34 @@ pub(crate) struct Options {
     calls: Option<u64>,
 }
 
+/// Calls a function, from a number on, so many times.
+type Batch = Box<dyn FnMut(u64, u64)>;
+
 /// A function to measure.
 pub(crate) struct Case {
     name: String,
-    /// Calls it, from a number on, so many times.
-    batch: Box<dyn FnMut(u64, u64)>,
+    /// Makes its inputs: only of what is measured, since under callgrind they take long.
+    prepare: Box<dyn Fn() -> Result<Batch>>,
 }
 
 pub(crate) fn micro(options: &Options) -> Result<()> {
-    let mut cases = Vec::new();
-    for group in
-        [authorization::cases, routes::cases, balancer::cases, http::cases, token::cases, counting::cases]
-    {
-        cases.extend(group()?);
-    }
+    let mut cases = cases();
     cases.retain(|case| case.name.contains(&options.only));
     ensure!(!cases.is_empty(), "no case has {:?} in its name", options.only);
     if let Some(calls) = options.calls {
-        ensure!(cases.len() == 1, "calls are counted of one case at a time");
-        (cases[0].batch)(0, calls);
+        let [case] = &cases[..] else { bail!("calls are counted of one case at a time") };
+        (case.prepare)()?(0, calls);
         return Ok(());
     }
     report::text("| function | ns: least | median | instructions |\n|---|---|---|---|\n");
-    for case in &mut cases {
-        let spread = case.nanoseconds(options.batches).context("no batches")?;
-        let instructions =
-            if options.instructions { case.instructions()?.to_string() } else { "–".to_owned() };
+    for case in &cases {
+        let measured = || -> Result<_> {
+            let spread = nanoseconds(&mut (case.prepare)()?, options.batches).context("no batches")?;
+            let instructions =
+                if options.instructions { case.instructions()?.to_string() } else { "–".to_owned() };
+            Ok((spread, instructions))
+        };
+        let (spread, instructions) = measured().with_context(|| case.name.clone())?;
         report::text(&format!(
             "| {} | {:.1} | {:.1} | {instructions} |\n",
             case.name, spread.min, spread.median
@@ -79,34 +81,46 @@ pub(crate) fn micro(options: &Options) -> Result<()> {
     Ok(())
 }
 
+fn cases() -> Vec<Case> {
+    let groups =
+        [authorization::cases, routes::cases, balancer::cases, http::cases, token::cases, counting::cases];
+    groups.iter().flat_map(|group| group()).collect()
+}
+
 /// Which of the distinct requests a call takes.
 fn in_turn(number: u64) -> usize {
     (number % REQUESTS as u64) as usize
 }
 
+fn nanoseconds(batch: &mut Batch, batches: usize) -> Option<Spread> {
+    let mut calls = 1;
+    let mut next = 0;
+    let mut time = |calls: u64| {
+        let start = Instant::now();
+        batch(next, calls);
+        next += calls;
+        start.elapsed()
+    };
+    // Doubled until a batch is long enough, which also warms up.
+    while time(calls) < BATCH_TIME {
+        calls *= 2;
+    }
+    Spread::of((0..batches).map(|_| time(calls).as_nanos() as f64 / calls as f64))
+}
+
 // === impl Case ===
 
 impl Case {
-    fn new(name: impl Into<String>, mut once: impl FnMut(u64) + 'static) -> Self {
-        let batch = move |first: u64, calls: u64| (first..first + calls).for_each(&mut once);
-        Self { name: name.into(), batch: Box::new(batch) }
-    }
-
-    fn nanoseconds(&mut self, batches: usize) -> Option<Spread> {
-        let mut calls = 1;
-        let mut next = 0;
-        // Doubled until a batch is long enough, which also warms up.
-        while self.time(&mut next, calls) < BATCH_TIME {
-            calls *= 2;
-        }
-        Spread::of((0..batches).map(|_| self.time(&mut next, calls).as_nanos() as f64 / calls as f64))
-    }
-
-    fn time(&mut self, next: &mut u64, calls: u64) -> Duration {
-        let start = Instant::now();
-        (self.batch)(*next, calls);
-        *next += calls;
-        start.elapsed()
+    fn new<Once: FnMut(u64) + 'static>(
+        name: impl Into<String>,
+        prepare: impl Fn() -> Result<Once> + 'static,
+    ) -> Self {
+        let prepare = move || {
+            let mut once = prepare()?;
+            let batch = move |first: u64, calls: u64| (first..first + calls).for_each(&mut once);
+            Ok(Box::new(batch) as Batch)
+        };
+        Self { name: name.into(), prepare: Box::new(prepare) }
     }
 
     fn instructions(&self) -> Result<u64> {
@@ -136,31 +150,21 @@ mod tests {
     #[test]
     fn every_call_of_a_batch_has_a_number_of_its_own() {
         let (send, receive) = std::sync::mpsc::channel();
-        let mut case = Case::new("numbers", move |number| send.send(number).unwrap());
-        (case.batch)(3, 4);
+        let case = Case::new("numbers", move || {
+            let send = send.clone();
+            Ok(move |number| send.send(number).unwrap())
+        });
+        (case.prepare)().unwrap()(3, 4);
         assert_eq!(receive.try_iter().collect::<Vec<_>>(), [3, 4, 5, 6]);
     }
 
     #[test]
     fn every_case_can_be_called_and_chosen_by_its_name() {
-        let mut cases: Vec<_> = [
-            authorization::cases,
-            routes::cases,
-            balancer::cases,
-            http::cases,
-            token::cases,
-            counting::cases,
-        ]
-        .iter()
-        .flat_map(|group| group().unwrap())
-        .collect();
-        for case in &mut cases {
-            (case.batch)(0, 2);
-        }
-        let names: Vec<_> = cases.iter().map(|case| case.name.clone()).collect();
-        for name in &names {
-            let chosen = names.iter().filter(|other| other.contains(name.as_str()));
-            assert_eq!(chosen.count(), 1, "{name} chooses another as well");
+        let cases = cases();
+        for case in &cases {
+            (case.prepare)().unwrap()(0, 2);
+            let chosen = cases.iter().filter(|other| other.name.contains(&case.name));
+            assert_eq!(chosen.count(), 1, "{} chooses another as well", case.name);
         }
     }
 }

@@ -107,10 +107,9 @@ pub(crate) fn latencies(outcomes: &[Outcome]) -> String {
         for contender in &outcome.contenders {
             let cells = open.iter().map(|scenario| {
                 let Some(found) = scenario.of(contender.name) else { return NONE.to_owned() };
-                let direct =
-                    scenario.of("direct").and_then(|direct| milliseconds(direct, |round| p99(round)));
+                let direct = scenario.of("direct").and_then(|direct| milliseconds(direct, p99));
                 let p50 = milliseconds(found, |round| round.load.latency_nanoseconds.p50);
-                let (Some(p50), Some(p99)) = (p50, milliseconds(found, |round| p99(round))) else {
+                let (Some(p50), Some(p99)) = (p50, milliseconds(found, p99)) else {
                     return NONE.to_owned();
                 };
                 let added = direct.filter(|_| contender.name != "direct").map(|direct| p99 - direct);

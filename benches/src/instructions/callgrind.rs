@@ -9,6 +9,9 @@ use crate::contender::{self, Member};
 /// Where a proxy leaves its counts, in its own directory.
 const COUNTS: &str = "instructions";
 
+/// A dump takes a fraction of a second.
+const ANSWER_SECONDS: &str = "60";
+
 /// Fails unless everything that counts is here.
 pub(super) fn installed() -> Result<()> {
     for program in ["valgrind", "callgrind_control"] {
@@ -33,8 +36,14 @@ pub(super) fn counted(program: &Path, directory: &Path) -> Command {
 /// The instructions that a proxy has run since the last time.
 pub(super) fn take(proxy: &Member, directory: &Path) -> Result<u64> {
     let pid = proxy.process.pid().to_string();
-    let output = Command::new("callgrind_control").args(["-d", &pid]).output()?;
-    ensure!(output.status.success(), "callgrind_control: {}", String::from_utf8_lossy(&output.stderr).trim());
+    // It asks the proxy, and would wait for as long as that does not answer.
+    let output = Command::new("timeout").args([ANSWER_SECONDS, "callgrind_control", "-d", &pid]).output()?;
+    ensure!(
+        output.status.success(),
+        "callgrind_control ({}, {ANSWER_SECONDS} s at most): {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
     // Each dump is a file of its own, numbered; read and removed, so that there is one at a time.
     let directory = directory.join(proxy.process.name().trim_start_matches("weft-proxy-"));
     for entry in std::fs::read_dir(&directory)? {

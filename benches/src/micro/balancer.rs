@@ -15,31 +15,35 @@ use weft_runtime::random::Random;
 
 use super::Case;
 
-pub(super) fn cases() -> Result<Vec<Case>> {
-    let mut cases = Vec::new();
-    for (algorithm, count) in [
+pub(super) fn cases() -> Vec<Case> {
+    let picks = [
         (Algorithm::PeakEwma, 3),
         (Algorithm::PeakEwma, 1_000),
         (Algorithm::LeastRequest, 1_000),
         (Algorithm::RoundRobin, 1_000),
         (Algorithm::Random, 1_000),
         (Algorithm::ConsistentHash, 1_000),
-    ] {
-        let (balancer, mut random, now) = (balancer(algorithm, count)?, Random::seeded(1), Instant::now());
-        cases.push(Case::new(format!("pick, {algorithm:?} of {count}"), move |number| {
-            black_box(balancer.pick(&[], Some(number << 32), &mut random, now));
-        }));
-    }
-    let (balancer, mut random, now) =
-        (balancer(Algorithm::PeakEwma, 1_000)?, Random::seeded(1), Instant::now());
-    cases.push(Case::new("pick, begin and report, PeakEwma of 1000", move |number| {
-        let picked = balancer.pick(&[], Some(number << 32), &mut random, now);
-        if let Some(picked) = picked {
-            let (_in_flight, trying) = picked.begin(now);
-            black_box(balancer.report(trying, Outcome::Answered, now));
-        }
-    }));
-    Ok(cases)
+    ]
+    .map(|(algorithm, count)| {
+        Case::new(format!("pick among {count}, {algorithm:?}"), move || {
+            let (balancer, mut random, now) =
+                (balancer(algorithm, count)?, Random::seeded(1), Instant::now());
+            Ok(move |number: u64| {
+                black_box(balancer.pick(&[], Some(number << 32), &mut random, now));
+            })
+        })
+    });
+    let whole = Case::new("pick, begin and report, PeakEwma of 1000", || {
+        let (balancer, mut random, now) =
+            (balancer(Algorithm::PeakEwma, 1_000)?, Random::seeded(1), Instant::now());
+        Ok(move |number: u64| {
+            if let Some(picked) = balancer.pick(&[], Some(number << 32), &mut random, now) {
+                let (_in_flight, trying) = picked.begin(now);
+                black_box(balancer.report(trying, Outcome::Answered, now));
+            }
+        })
+    });
+    picks.into_iter().chain([whole]).collect()
 }
 
 fn balancer(algorithm: Algorithm, count: usize) -> Result<Balancer> {

@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use weft_model::names::ServiceName;
 use weft_proxy::access_log::Entry;
 use weft_proxy::measured;
@@ -15,38 +15,45 @@ use weft_runtime::registry::Registry;
 
 use super::Case;
 
-pub(super) fn cases() -> Result<Vec<Case>> {
-    let registry =
-        Registry::new("weft-bench", env!("CARGO_PKG_VERSION")).map_err(|error| anyhow!("{error}"))?;
-    let families = Families::new(&registry).map_err(|error| anyhow!("{error}"))?;
-    let metrics = RequestMetrics::new(&families);
-    let ends = ends()?;
-    let outcome = Outcome { status: 200, grpc_status: None, reason: None, grpc: false };
+/// The default.
+const ALLOWANCE: Allowance = Allowance { percent: 20, interval: Duration::from_secs(10), floor: 30 };
 
-    let start = Instant::now();
-    let allowance = Allowance { percent: 20, interval: Duration::from_secs(10), floor: 30 };
-    let (asked, withdrawn) = (RetryBudget::new(start), RetryBudget::new(start));
-    let rate = Rate::new(u32::MAX, Duration::from_secs(1), u32::MAX);
-    let rated = Gcra::default();
-    Ok(vec![
-        Case::new("request counted", move |number| {
-            let duration = Duration::from_micros(number & 0xffff);
-            metrics.cells(black_box(&ends), outcome).record(duration, 100, number & 0xfff);
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("request counted", || {
+            let registry = Registry::new("weft-bench", env!("CARGO_PKG_VERSION"))?;
+            let (metrics, ends) = (RequestMetrics::new(&Families::new(&registry)?), ends()?);
+            let outcome = Outcome { status: 200, grpc_status: None, reason: None, grpc: false };
+            Ok(move |number: u64| {
+                let duration = Duration::from_micros(number & 0xffff);
+                metrics.cells(black_box(&ends), outcome).record(duration, 100, number & 0xfff);
+            })
         }),
-        Case::new("retry budget, a request", move |number| {
-            asked.request(start + Duration::from_micros(number), black_box(&allowance));
+        Case::new("retry budget, a request", || {
+            let (start, budget) = (Instant::now(), RetryBudget::new(Instant::now()));
+            Ok(move |number: u64| {
+                budget.request(start + Duration::from_micros(number), black_box(&ALLOWANCE))
+            })
         }),
-        Case::new("retry budget, a retry asked for", move |number| {
-            let now = start + Duration::from_micros(number);
-            black_box(withdrawn.withdraw(now, black_box(&allowance)));
+        Case::new("retry budget, a retry asked for", || {
+            let (start, budget) = (Instant::now(), RetryBudget::new(Instant::now()));
+            Ok(move |number: u64| {
+                let now = start + Duration::from_micros(number);
+                black_box(budget.withdraw(now, black_box(&ALLOWANCE)));
+            })
         }),
-        Case::new("rate, a request", move |number| {
-            black_box(rated.take(black_box(&rate), number * 1000)).ok();
+        Case::new("rate, a request", || {
+            let (rate, count) = (Rate::new(u32::MAX, Duration::from_secs(1), u32::MAX), Gcra::default());
+            Ok(move |number: u64| {
+                black_box(count.take(black_box(&rate), number * 1000)).ok();
+            })
         }),
-        Case::new("access log, a line", |_| {
-            black_box(measured::access_log_line(black_box(&entry())));
+        Case::new("access log, a line", || {
+            Ok(|_: u64| {
+                black_box(measured::access_log_line(black_box(&entry())));
+            })
         }),
-    ])
+    ]
 }
 
 fn ends() -> Result<Ends> {
