@@ -22,12 +22,17 @@ impl Pattern {
         if source.len() > SOURCE_BYTES_MAX {
             return Err(refused());
         }
-        let regex = regex::bytes::RegexBuilder::new(&format!("^(?:{source})$"))
-            .unicode(false)
-            .size_limit(REGEX_SIZE_MAX)
-            .dfa_size_limit(REGEX_SIZE_MAX)
-            .build()
-            .map_err(|_| refused())?;
+        let compile = |source: &str| {
+            regex::bytes::RegexBuilder::new(source)
+                .unicode(false)
+                .size_limit(REGEX_SIZE_MAX)
+                .dfa_size_limit(REGEX_SIZE_MAX)
+                .build()
+                .map_err(|_| refused())
+        };
+        // By itself first: `a)|(b` is no expression, and within parentheses it would be one for beginnings.
+        compile(source)?;
+        let regex = compile(&format!("^(?:{source})$"))?;
         Ok(Self { source: source.into(), regex })
     }
 
@@ -60,6 +65,7 @@ mod tests {
         assert!(!Pattern::new("a+").unwrap().matches("baaa"));
         assert!(!Pattern::new("a|b").unwrap().matches("ac"));
         assert!(Pattern::new("(").is_err());
+        assert!(Pattern::new("a)|(b").is_err());
         assert!(Pattern::new(&"a{1000}".repeat(100)).is_err());
     }
 }
