@@ -49,7 +49,7 @@ async fn plain(count: usize, sections: &str) -> (Mesh, Vec<Application>) {
     let mut applications = Vec::new();
     let mut all = Builder::default()
         .service("shop/cart")
-        .workload(Workload::new("shop/web-1").calls("shop/cart", 80))
+        .workload(Workload::new("shop/web-1").calls("shop/cart", 80).settings("workers: 2"))
         .policy("traffic", &policy(sections));
     for number in 1..=count {
         let application = Application::start(&format!("cart-{number}")).await;
@@ -170,14 +170,24 @@ async fn the_own_zone_is_preferred_where_the_policy_says_so_and_a_change_takes_e
     let sections = "loadBalancing: { zone: Prefer }";
     let (mesh, applications) = replicas(3, |builder| builder.policy("traffic", &policy(sections))).await;
     let client = mesh.client("shop/web-1");
-    for _ in 0..40 {
-        client.get(CART).await.passed();
-    }
-    assert_eq!(shares(&applications), [40, 0, 0]);
+    // Some leave a zone that is measured to be slow, and on a busy machine any zone is now and then. Twenty in a
+    // row stay by preference, not by chance.
+    wait::until("twenty requests in a row stay in the own zone", async || {
+        let before = shares(&applications);
+        for _ in 0..20 {
+            client.get(CART).await.passed();
+        }
+        let after = shares(&applications);
+        after[0] == before[0] + 20 && after[1..] == before[1..]
+    })
+    .await;
     mesh.write_policy("traffic", &policy("loadBalancing: { algorithm: RoundRobin }"));
-    wait::until("other zones are used", async || {
-        client.get(CART).await.passed();
-        shares(&applications)[1..].iter().all(|share| *share > 0)
+    wait::until("three requests in a row go to three replicas", async || {
+        let before = shares(&applications);
+        for _ in 0..3 {
+            client.get(CART).await.passed();
+        }
+        shares(&applications).iter().zip(before).all(|(after, before)| *after == before + 1)
     })
     .await;
 }

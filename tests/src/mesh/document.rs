@@ -110,10 +110,12 @@ impl Settings<'_> {
             let _ =
                 writeln!(text, "inbound:\n  - {{ listen: \"{listen}\", application: \"{application}\" }}");
         }
+        // One, unless a test is about several.
+        let workers = if extra.contains("workers:") { "" } else { "workers: 1\n" };
         let _ = write!(
             text,
             "metrics: {{ listen: \"{metrics}\" }}\nadmin: {{ listen: \"{admin}\" }}\nstate: {state}\n\
-             workers: 1\nlog: info\naccessLog: all\n{extra}"
+             {workers}log: info\naccessLog: all\n{extra}"
         );
         text
     }
