@@ -149,11 +149,13 @@ pub enum Found {
     Outside(SocketAddr),
 }
 
+/// The views of a port: one as it was asked for, one as a backend.
+type Views = Vec<Rc<Port>>;
+
 /// Where a worker calls. Balancers live as long as their destination is known.
 #[derive(Default)]
 pub struct Destinations {
-    /// Views of each port: one as it was asked for, one as a backend.
-    ports: RefCell<HashMap<(ResourceName, u16), Vec<Rc<Port>>>>,
+    ports: RefCell<HashMap<(ResourceName, u16), Views>>,
     others: RefCell<Vec<Weak<Pool>>>,
     /// Copies of requests under way.
     mirrors: mirror::Mirrors,
