@@ -218,7 +218,7 @@ spec:
   rateLimits: [{name: all, requests: 500}]
   concurrency: {max: 64}
   faults:
-  - {match: {path: {value: /broken}}, delay: {fixed: 2s, percent: 10}, abort: {httpStatus: 503}, expires: '2999-01-01T00:00:00Z'}
+  - {match: {path: {value: /broken}}, delay: {fixed: 2s, percent: 10}, abort: {httpStatus: 503, percent: 50}, expires: '2999-01-01T00:00:00Z'}
 ---
 apiVersion: gateway.networking.x-k8s.io/v1alpha1
 kind: XBackendTrafficPolicy
@@ -233,7 +233,7 @@ spec:
 fn what_a_request_is_in_for_is_told_session_budget_limits_and_faults() {
     let text = explained(TREATED, &["--path", "/broken/items"]);
     for line in [
-        "  fault  10 of 100 such requests wait 2s; all such requests are answered 503 (fault_injected), for ",
+        "  fault  10 of 100 such requests wait 2s; 50 of 100 such requests are answered 503 (fault_injected), for ",
         "         TrafficPolicy shop/cart (a.yaml:",
         "         XBackendTrafficPolicy shop/cart (a.yaml:",
         "         stays with one endpoint by the cookie stay, for 60s without requests, by the Service's policy\n",
@@ -248,6 +248,9 @@ fn what_a_request_is_in_for_is_told_session_budget_limits_and_faults() {
     }
     let said = json(TREATED, &["--path", "/items"]);
     assert_eq!(said["fault"], serde_json::Value::Null, "it is for other requests");
+    let each = explained(&TREATED.replace(", percent: 50", ""), &["--path", "/broken/items"]);
+    assert!(each.starts_with("DENY: 503 fault_injected\n"), "{each}");
+    assert!(each.contains("; all such requests are answered 503 (fault_injected), for "), "{each}");
     assert_eq!(said["backends"][0]["treatment"].as_array().unwrap().len(), 6, "{said:#}");
 }
 
