@@ -199,6 +199,34 @@ mod tests {
     }
 
     #[test]
+    fn json_counts_each_kind_and_names_what_binds_nobody() {
+        let service = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80, name: a, appProtocol: http}, \
+                       {port: 90, name: b, appProtocol: grpc}]}\n---\n";
+        let route = |kind: &str, port: u16| {
+            format!(
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {{parentRefs: [{{group: \
+                 '', kind: Service, name: a, port: {port}}}], rules: [{{backendRefs: [{{name: a, port: {port}}}]}}]}}\n---\n"
+            )
+        };
+        let tokens = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: a}\nspec: {jwtRules: [{issuer: 'https://a.example', jwks: \
+                      '{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"kid\":\"1\",\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}]}'}]}\n---\n";
+        let traffic = "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: a}\nspec: {targetRefs: [{kind: \
+                       Service, name: a}], retryBudget: {percent: 5}}\n";
+        let all = format!("{service}{}{}{tokens}{traffic}", route("HTTPRoute", 80), route("GRPCRoute", 90));
+        let (text, _) = judged(&all, Output::Json, false).unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(answer["bound"]["RequestAuthentication/default/a"], 0, "{text}");
+        for kind in ["httpRoutes", "grpcRoutes", "requestAuthentications", "trafficPolicies"] {
+            assert_eq!(answer["summary"][kind], 1, "{kind}: {text}");
+        }
+        let (text, _) = judged(&all, Output::Text, false).unwrap();
+        assert!(
+            text.contains("2 routes, ") && text.contains("1 request authentication, 1 traffic policy;"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn sarif_has_every_diagnostic_and_fails_as_text_does() {
         let (text, code) = judged("kind: Nothing\n", Output::Sarif, false).unwrap();
         let answer: serde_json::Value = serde_json::from_str(&text).unwrap();

@@ -173,6 +173,21 @@ fn an_authorizer_that_need_not_answer_any_more_allows_more() {
 }
 
 #[test]
+fn server_names_of_tls_are_told_apart() {
+    let mesh = |server: &str| {
+        format!(
+            "{MESH}apiVersion: v1\nkind: Service\nmetadata: {{name: tls, namespace: shop}}\nspec: {{selector: {{app: tls}}, ports: [{{port: 443, \
+             appProtocol: tls}}]}}\n---\napiVersion: weft.dev/v1alpha1\nkind: Workload\nmetadata: {{name: tls-1, namespace: shop, labels: \
+             {{app: tls}}}}\nspec: {{address: 10.0.0.9, ports: [{{port: 443, protocol: tls}}]}}\n---\napiVersion: \
+             gateway.networking.k8s.io/v1\nkind: TLSRoute\nmetadata: {{name: tls, namespace: shop}}\nspec: {{parentRefs: [{{group: '', kind: \
+             Service, name: tls, port: 443}}], hostnames: ['{server}'], rules: [{{backendRefs: [{{name: tls, port: 443}}]}}]}}\n"
+        )
+    };
+    let (text, code) = differing(&mesh("a.example"), &mesh("b.example"), |_| {});
+    assert!(code == 1 && text.contains("--tcp --server-name 'b.example'"), "{text}");
+}
+
+#[test]
 fn identities_are_of_the_mesh_s_trust_domain() {
     let mesh = |account: &str| {
         format!(

@@ -203,3 +203,143 @@ fn what_an_authorizer_answers_decides_a_case() {
     let (text, code) = asking(", authorizer: allow", "deny");
     assert!(code == 1 && !text.contains("depends on the authorizer"), "{text}");
 }
+
+const ROUTES: &str = "apiVersion: v1
+kind: Service
+metadata: {name: any, namespace: shop}
+spec: {selector: {app: cart}, ports: [{port: 80, name: main, targetPort: 8080}, {port: 90, name: grpc, targetPort: 8080}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: any, namespace: shop}
+spec: {parentRefs: [{group: '', kind: Service, name: any, port: 80}], rules: [{filters: [{type: CORS, cors: {allowOrigins: ['https://a.example']}}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: any, namespace: shop}
+spec: {parentRefs: [{group: '', kind: Service, name: any, port: 90}], rules: [{}]}
+---
+";
+
+fn routed(more: &str, cases: &str) -> (String, u8) {
+    let directory = tempfile::tempdir().unwrap();
+    let test = format!(
+        "apiVersion: weft.dev/v1alpha1\nkind: PolicyTest\nmetadata: {{name: t}}\nspec:\n  cases:\n{cases}"
+    );
+    std::fs::write(directory.path().join("a.yaml"), format!("{MESH}{ROUTES}{more}{test}")).unwrap();
+    let paths = vec![directory.path().to_owned()];
+    judge(&Arguments { paths, output: Output::Text, coverage_min: None, repeat: None }).unwrap()
+}
+
+#[test]
+fn routes_of_one_name_and_two_kinds_are_covered_each_by_itself() {
+    let http = "  - {name: http, from: {workload: shop/web-1}, to: {service: shop/any, port: 80}, request: {path: /cart}, expect: allow}\n";
+    let (text, code) = routed("", http);
+    assert!(code == 0 && text.contains("2 of 4 rules hit"), "{text}");
+    assert!(
+        text.contains("never hit: GRPCRoute shop/any rule 0 (") && !text.contains("never hit: HTTPRoute"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_preflight_is_answered_with_its_status() {
+    let case = "  - {name: preflight, from: {workload: shop/web-1}, to: {service: shop/any, port: 80}, request: {method: OPTIONS, headers: \
+                {origin: 'https://a.example', access-control-request-method: GET}}, expect: {verdict: deny, reason: cors_preflight, \
+                status: 204}}\n";
+    let (text, code) = routed("", case);
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
+fn opaque_bytes_are_refused_where_the_callers_proxy_expects_requests() {
+    let all = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: all, namespace: shop}\n\
+               spec: {selector: {matchLabels: {app: cart}}, rules: [{}]}\n---\n";
+    let case = |to: &str, expect: &str| {
+        format!(
+            "  - {{name: '{to}', from: {{workload: shop/web-1}}, to: {{{to}}}, request: {{protocol: tcp}}, expect: {expect}}}\n"
+        )
+    };
+    let refused = "{verdict: deny, reason: http_required}";
+    // A route for requests, where nothing is declared; a declared port; and one without either.
+    let (text, code) = routed(
+        &format!("{OPAQUE}{all}"),
+        &(case("service: shop/any, port: 80", refused)
+            + &case("service: shop/cart", refused)
+            + &case("service: shop/declared", refused)
+            + &case("service: shop/bare", "allow")),
+    );
+    assert_eq!(code, 0, "{text}");
+}
+
+const OPAQUE: &str = "apiVersion: weft.dev/v1alpha1
+kind: Workload
+metadata: {name: bare-1, namespace: shop, labels: {app: bare}}
+spec: {address: 10.0.0.8, ports: [{port: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: bare, namespace: shop}
+spec: {selector: {app: bare}, ports: [{port: 70, targetPort: 8080}]}
+---
+apiVersion: weft.dev/v1alpha1
+kind: Workload
+metadata: {name: declared-1, namespace: shop, labels: {app: declared}}
+spec: {address: 10.0.0.9, ports: [{port: 8080, protocol: tcp}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: declared, namespace: shop}
+spec: {selector: {app: declared}, ports: [{port: 80, targetPort: 8080, appProtocol: http}]}
+---
+";
+
+#[test]
+fn a_fault_for_every_request_is_judged_until_it_is_over() {
+    let fault = |matched: &str, expires: &str, share: &str| {
+        format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: any, namespace: shop}}\nspec: {{targetRefs: [{{kind: \
+             Service, name: any}}], faults: [{{match: {matched}, abort: {{httpStatus: 418{share}}}, expires: '{expires}'}}]}}\n---\n"
+        )
+    };
+    let (later, past) = ("2099-01-01T00:00:00Z", "2001-01-01T00:00:00Z");
+    let case = |expect: &str| {
+        format!(
+            "  - {{name: a, from: {{workload: shop/web-1}}, to: {{service: shop/any, port: 80}}, request: {{path: /cart}}, expect: {expect}}}\n"
+        )
+    };
+    let answered = "{verdict: deny, reason: fault_injected, status: 418}";
+    for (matched, expires, share, expect) in [
+        ("{methods: [GET]}", later, "", answered),
+        ("{principals: [cluster.local/ns/shop/sa/web]}", later, ", percent: 100", answered),
+        ("{path: {value: /other}}", later, "", "allow"),
+        ("{principals: [cluster.local/ns/shop/sa/cart]}", later, "", "allow"),
+        ("{methods: [GET]}", past, "", "allow"),
+        ("{methods: [GET]}", later, ", percent: 99", "allow"),
+    ] {
+        let (text, code) = routed(&fault(matched, expires, share), &case(expect));
+        assert_eq!(code, 0, "{matched} {expires} {share}: {text}");
+    }
+}
+
+#[test]
+fn a_fault_that_outlasts_the_requests_time_is_its_timeout() {
+    let policy = |delay: &str| {
+        format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: cart, namespace: shop}}\nspec: {{targetRefs: [{{kind: \
+             Service, name: cart}}], faults: [{{delay: {{fixed: {delay}}}, expires: '2099-01-01T00:00:00Z'}}]}}\n---\napiVersion: \
+             gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: cart, namespace: shop}}\nspec: {{parentRefs: [{{group: '', \
+             kind: Service, name: cart}}], rules: [{{timeouts: {{request: 2s}}}}]}}\n---\n"
+        )
+    };
+    let case = |expect: &str| {
+        format!(
+            "  - {{name: a, from: {{workload: shop/web-1}}, to: {{service: shop/cart}}, request: {{path: /cart}}, expect: {expect}}}\n"
+        )
+    };
+    let late = "{verdict: deny, reason: request_timeout, status: 504}";
+    for (delay, expect) in [("1s", "allow"), ("2s", late)] {
+        let (text, code) = routed(&policy(delay), &case(expect));
+        assert_eq!(code, 0, "{delay}: {text}");
+    }
+}
