@@ -281,9 +281,11 @@ fn policy_files_give_one_answer_that_points_into_them() {
 fn what_fuzzers_begin_with_and_what_they_found_holds() {
     let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/seeds");
     let each = |target: &str, check: &dyn Fn(&[u8])| {
-        let entries = fs::read_dir(format!("{seeds}/{target}")).unwrap();
-        let met = entries.map(|entry| check(&fs::read(entry.unwrap().path()).unwrap())).count();
-        assert!(met > 0, "{target} has no seeds");
+        let entries: Vec<_> = fs::read_dir(format!("{seeds}/{target}")).unwrap().collect();
+        assert!(!entries.is_empty(), "{target} has no seeds");
+        for entry in entries {
+            check(&fs::read(entry.unwrap().path()).unwrap());
+        }
     };
     each("wire_resource", &|bytes| {
         wire_resource::check(bytes);
