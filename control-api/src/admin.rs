@@ -44,7 +44,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The files of one snapshot, for as long as somebody is being told them.
 #[derive(Debug, Default)]
-pub struct Told(Mutex<Option<(Weak<Snapshot>, Weak<[u8]>)>>);
+pub struct Told(Mutex<Option<Answer>>);
+
+/// A snapshot, and its files as they are told.
+type Answer = (Weak<Snapshot>, Weak<[u8]>);
 
 /// What is shown.
 pub struct Admin {

@@ -113,7 +113,12 @@ fn without_files_accepting_pauses_and_nothing_dies() {
 async fn asked(pod: &Pod, address: SocketAddr, path: &str) -> Response {
     let stream = pod.connect(address, Dial::default()).await.expect("the admin port accepts");
     let request = Request::get(&format!("http://{address}{path}"));
-    Client::direct(address).over(stream).unwrap().send(&request).await.expect("the admin port answers")
+    Client::direct(address)
+        .over(stream)
+        .expect("a client on the stream")
+        .send(&request)
+        .await
+        .expect("the admin port answers")
 }
 
 #[test]
