@@ -37,7 +37,7 @@ impl<'a, 'r> Effect<'a, 'r> {
         of_replicas: &[At<&'static str>],
     ) {
         for (name, entry) in &self.targets {
-            for section in of_requests.iter().filter(|_| self.is_opaque(entry)) {
+            for section in of_requests.iter().filter(|_| self.is_opaque(name, entry)) {
                 let message = format!(
                     "`{}` is for requests, and all ports of {name} carry opaque bytes: nothing of it is done",
                     section.value
@@ -83,9 +83,12 @@ impl<'a, 'r> Effect<'a, 'r> {
     }
 
     // Whether no request is seen on any of its ports: by what is declared, or since its routes are connections'.
-    fn is_opaque(&self, entry: &'a Entry<'_>) -> bool {
+    // What consumers of other namespaces write is no fault of its owner.
+    fn is_opaque(&self, name: &ServiceName, entry: &'a Entry<'_>) -> bool {
         let for_connections = |port: &'a Port<'_>| {
-            self.routes_of(port).any(|route| matches!(route.kind, RouteKind::Tcp | RouteKind::Tls))
+            let mut routes = self.routes_of(port);
+            let own = self.routes_of(port).any(|route| route.namespace == name.namespace);
+            own && routes.all(|route| matches!(route.kind, RouteKind::Tcp | RouteKind::Tls))
         };
         let opaque = |port: &'a Port<'_>| port.written.protocol.is_opaque() || for_connections(port);
         !entry.ports.is_empty() && entry.ports.iter().all(opaque)
