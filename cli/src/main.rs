@@ -10,6 +10,8 @@ mod demo;
 mod diff;
 mod explain;
 mod fetch;
+#[cfg(test)]
+mod fixture;
 mod input;
 mod judge;
 mod query;

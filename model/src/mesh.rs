@@ -100,6 +100,10 @@ impl ExtensionProvider {
     }
 }
 
+/// The shortest prefix of a block of nodes: a mistyped mask must not turn half of the world into nodes, and
+/// 10.0.0.0/8 is the widest that anybody gives to machines.
+pub const NODE_PREFIX_MIN: u8 = 8;
+
 impl MeshConfig {
     /// Whether an address is known not to be the mesh's. Where no block of addresses is named, any may
     /// be.

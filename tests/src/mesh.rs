@@ -3,24 +3,29 @@
 //! Everything lives in one temporary directory and ends with the [`Mesh`].
 
 mod builder;
+pub(crate) mod described;
 mod document;
 mod enforcement;
 
 use crate::binaries::binaries;
 use crate::certificate::Authority;
-use crate::client::{self, Client};
+use crate::client::{self, Client, Response};
 use crate::metrics::Metrics;
 use crate::ports::Port;
 use crate::process::{self, Ended, Process};
 use crate::wait;
 use builder::Proxied;
 pub use builder::{Builder, Workload};
-use document::{Settings, WorkloadDocument};
+use described::{declared, mesh_config};
+use document::{PORT_NAME, Settings};
 use std::collections::BTreeMap;
 use std::fs;
+use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// The identity of the control API in the tests' trust domain.
 pub const TRUST_DOMAIN: &str = "cluster.local";
@@ -160,7 +165,7 @@ impl Mesh {
     pub async fn start_control(&mut self) {
         self.control = Some(self.spawn_control());
         let control = self.control.as_mut().expect("it was just started");
-        ready("weft-control", control, self.admin.address()).await;
+        ready("weft-control", control, || client::fetch(self.admin.address(), "/ready")).await;
     }
 
     /// Runs `weft-control token` for a workload and gives the token.
@@ -291,7 +296,7 @@ impl Proxy {
     pub async fn wait_ready(&mut self) {
         let address = self.metrics.address();
         let process = self.process.as_mut().expect("the proxy runs");
-        ready(&self.uid, process, address).await;
+        ready(&self.uid, process, || client::fetch(address, "/ready")).await;
     }
 
     /// The access log so far, one JSON value per line.
@@ -303,17 +308,24 @@ impl Proxy {
     }
 }
 
-async fn ready(name: &str, process: &mut Process, address: SocketAddr) {
-    let start = std::time::Instant::now();
+/// Waits until `/ready`, which `fetch` asks for, says that it is.
+pub(crate) async fn ready<F>(name: &str, process: &mut Process, fetch: impl Fn() -> F)
+where
+    F: Future<Output = io::Result<Response>>,
+{
+    let start = Instant::now();
+    let mut last = String::new();
     loop {
-        if client::fetch(address, "/ready").await.is_ok_and(|response| response.status() == 200) {
-            return;
+        match fetch().await {
+            Ok(response) if response.status() == 200 => return,
+            Ok(response) => last = response.text(),
+            Err(_) => {}
         }
         if let Some(status) = process.ended() {
             panic!("{name} ended before it was ready ({status}):\n{}", process.log());
         }
-        assert!(start.elapsed() < wait::SOON, "{name} is not ready:\n{}", process.log());
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        assert!(start.elapsed() < wait::SOON, "{name} is not ready ({last}):\n{}", process.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -364,11 +376,7 @@ async fn start(builder: Builder) -> Mesh {
         directory,
     };
     fs::create_dir(mesh.policies()).expect("a directory");
-    let spec = builder.mesh_config.as_deref().unwrap_or("{}");
-    let mut text = format!(
-        "apiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{ name: mesh, namespace: weft-system \
-         }}\nspec: {spec}\n---\n"
-    );
+    let mut text = mesh_config(builder.mesh_config.as_deref());
     text.extend(builder.services.iter().map(|service| service.document()));
     for workload in &builder.workloads {
         text += &add(&mut mesh, workload);
@@ -393,7 +401,7 @@ async fn start(builder: Builder) -> Mesh {
 
 /// Gives the workload its ports, writes its settings, and returns its document.
 fn add(mesh: &mut Mesh, workload: &Workload) -> String {
-    let (namespace, name) = workload.uid.split_once('/').expect("a workload is NAMESPACE/NAME");
+    let uid = &workload.described.uid;
     let mut ports = Vec::new();
     let mut claim = || {
         let port = Port::claim();
@@ -405,26 +413,25 @@ fn add(mesh: &mut Mesh, workload: &Workload) -> String {
         Proxied::Yes => workload.application.map(|_| claim()),
         Proxied::No | Proxied::Impostor => workload.application,
     };
-    let document = WorkloadDocument {
-        namespace,
-        name,
-        labels: &workload.labels,
-        account: &workload.account,
-        inbound,
-        protocol: &workload.protocol,
-        injected: workload.proxied != Proxied::No,
-        spec: &workload.spec,
-    };
-    let document = document.document();
+    let ip = inbound.map_or_else(|| "127.0.0.1".to_owned(), |address| address.ip().to_string());
+    let serves: Vec<_> = inbound
+        .iter()
+        .map(|inbound| {
+            let declared = declared("protocol", &workload.protocol);
+            format!("{{ name: {PORT_NAME}, port: {}{declared} }}", inbound.port())
+        })
+        .collect();
+    let injected = workload.proxied != Proxied::No;
+    let document = workload.described.document(&format!("address: {ip}"), injected, &serves);
     if workload.proxied != Proxied::Yes {
         return document;
     }
     let services: Vec<_> = workload.calls.iter().map(|(name, port)| (name.clone(), *port, claim())).collect();
-    let directory = mesh.directory.path().join(workload.uid.replace('/', "."));
+    let directory = mesh.directory.path().join(uid.replace('/', "."));
     fs::create_dir(&directory).expect("a directory");
     let (outbound, metrics, admin) = (Port::claim(), Port::claim(), Port::claim());
     let text = Settings {
-        workload: &workload.uid,
+        workload: uid,
         control: mesh.listen.address(),
         roots: &mesh.state().join("roots.pem").to_string_lossy(),
         token: &directory.join("token").to_string_lossy(),
@@ -443,7 +450,7 @@ fn add(mesh: &mut Mesh, workload: &Workload) -> String {
         process: None,
         settings,
         directory,
-        uid: workload.uid.clone(),
+        uid: uid.clone(),
         outbound,
         inbound,
         services,
@@ -451,7 +458,7 @@ fn add(mesh: &mut Mesh, workload: &Workload) -> String {
         admin,
         _ports: ports,
     };
-    mesh.proxies.insert(workload.uid.clone(), proxy);
+    mesh.proxies.insert(uid.clone(), proxy);
     document
 }
 

@@ -34,11 +34,11 @@ mod builder;
 use crate::application::Application;
 use crate::binaries::binaries;
 use crate::client::{Client, Connection, Request, Response};
-use crate::mesh::{write_atomically, write_private};
+use crate::mesh::described::mesh_config;
+use crate::mesh::{ready, write_atomically, write_private};
 use crate::metrics::Metrics;
 use crate::netns::{Dial, Network, Pod};
 use crate::process::Process;
-use crate::wait;
 use builder::Kind;
 pub use builder::{Builder, PodSpec};
 use std::collections::BTreeMap;
@@ -48,7 +48,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// Where the control API serves proxies, in its own pod.
 const CONTROL_PORT: u16 = 15010;
@@ -185,7 +184,7 @@ impl Pods {
         command.args(["--admin-listen", &format!("[::]:{}", CONTROL_ADMIN.port())]);
         command.args(&self.control_arguments);
         let mut process = self.control_pod.start("weft-control", command, self.directory.path());
-        ready("weft-control", &mut process, &self.control_pod, CONTROL_ADMIN).await;
+        ready("weft-control", &mut process, || fetch(&self.control_pod, CONTROL_ADMIN, "/ready")).await;
         self.control = Some(process);
     }
 
@@ -316,7 +315,7 @@ impl Member {
     /// Waits until the proxy is ready.
     pub async fn wait_ready(&mut self) {
         let process = self.process.as_mut().expect("the proxy runs");
-        ready(&self.uid, process, &self.pod, METRICS).await;
+        ready(&self.uid, process, || fetch(&self.pod, METRICS, "/ready")).await;
     }
 
     /// The access log so far, one JSON value per line.
@@ -372,23 +371,6 @@ async fn fetch(pod: &Pod, address: SocketAddr, path: &str) -> io::Result<Respons
     Client::direct(address).over(stream)?.send(&request).await
 }
 
-async fn ready(name: &str, process: &mut Process, pod: &Pod, address: SocketAddr) {
-    let start = Instant::now();
-    let mut last = String::new();
-    loop {
-        match fetch(pod, address, "/ready").await {
-            Ok(response) if response.status() == 200 => return,
-            Ok(response) => last = response.text(),
-            Err(_) => {}
-        }
-        if let Some(status) = process.ended() {
-            panic!("{name} ended before it was ready ({status}):\n{}", process.log());
-        }
-        assert!(start.elapsed() < wait::SOON, "{name} is not ready ({last}):\n{}", process.log());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 /// Starts everything that `builder` collected.
 async fn start(builder: Builder) -> Pods {
     let directory = tempfile::Builder::new().prefix("weft-test-").tempdir().expect("a directory");
@@ -404,11 +386,7 @@ async fn start(builder: Builder) -> Pods {
         network,
     };
     fs::create_dir(mesh.policies()).expect("a directory");
-    let spec = builder.mesh_config.as_deref().unwrap_or("{}");
-    let mut text = format!(
-        "apiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{ name: mesh, namespace: weft-system \
-         }}\nspec: {spec}\n---\n"
-    );
+    let mut text = mesh_config(builder.mesh_config.as_deref());
     for (number, service) in (1..).zip(&builder.services) {
         let addresses: [IpAddr; 2] = [
             Ipv4Addr::new(10, 76, 0, number).into(),
@@ -427,12 +405,12 @@ async fn start(builder: Builder) -> Pods {
     mesh.start_control().await;
     let mut started = Vec::new();
     for spec in builder.pods.iter().filter(|spec| spec.kind == Kind::Proxied) {
-        let token = mesh.token(&spec.uid);
-        let member = mesh.member_mut(&spec.uid);
+        let token = mesh.token(&spec.described.uid);
+        let member = mesh.member_mut(&spec.described.uid);
         write_private(&member.directory.join("token"), &token);
         if spec.started {
             member.spawn();
-            started.push(&spec.uid);
+            started.push(&spec.described.uid);
         }
     }
     for uid in started {
@@ -443,10 +421,11 @@ async fn start(builder: Builder) -> Pods {
 
 /// Makes the pod and its proxy's settings, and returns its document.
 async fn add(mesh: &mut Pods, spec: &PodSpec) -> String {
-    let pod = Arc::new(mesh.network.pod(&spec.uid).await);
+    let uid = &spec.described.uid;
+    let pod = Arc::new(mesh.network.pod(uid).await);
     let document =
         if spec.kind == Kind::Foreign { String::new() } else { spec.document(pod.ipv4(), pod.ipv6()) };
-    let directory = mesh.directory.path().join(spec.uid.replace('/', "."));
+    let directory = mesh.directory.path().join(uid.replace('/', "."));
     fs::create_dir(&directory).expect("a directory");
     let settings = directory.join("proxy.yaml");
     let control = SocketAddr::new(mesh.control_pod.ipv4(), CONTROL_PORT);
@@ -455,7 +434,7 @@ async fn add(mesh: &mut Pods, spec: &PodSpec) -> String {
     let text = format!(
         "workload: {}\ncontrol:\n  address: {control}\n  roots: {}\n  token: {}\nstate: {}\ncapture: {{ mode: \
          transparent, install: {} }}\nrules:\n  bypass: {}\n  lines: [{}]\n{rules}workers: 1\nlog: info\naccessLog: all\n{}",
-        spec.uid,
+        uid,
         mesh.state().join("roots.pem").display(),
         directory.join("token").display(),
         directory.join("state").display(),
@@ -465,7 +444,7 @@ async fn add(mesh: &mut Pods, spec: &PodSpec) -> String {
         spec.settings,
     );
     fs::write(&settings, text).expect("a settings file must be written");
-    let member = Member { uid: spec.uid.clone(), pod, process: None, directory, settings };
-    mesh.members.insert(spec.uid.clone(), member);
+    let member = Member { uid: uid.clone(), pod, process: None, directory, settings };
+    mesh.members.insert(uid.clone(), member);
     document
 }

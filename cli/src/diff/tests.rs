@@ -1,40 +1,18 @@
 use super::*;
-
-const MESH: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: cart, namespace: shop}
-spec: {selector: {app: cart}, ports: [{port: 80, targetPort: 8080, appProtocol: http}]}
----
-apiVersion: weft.dev/v1alpha1
-kind: Workload
-metadata: {name: cart-1, namespace: shop, labels: {app: cart}}
-spec: {address: 10.0.0.1, serviceAccount: cart, ports: [{port: 8080, protocol: http}]}
----
-apiVersion: weft.dev/v1alpha1
-kind: Workload
-metadata: {name: web-1, namespace: shop, labels: {app: web}}
-spec: {address: 10.0.0.2, serviceAccount: web}
----
-";
+use crate::fixture::{AUTHORIZER, Policies, SHOP};
 
 fn policy(rule: &str) -> String {
     format!(
-        "{MESH}apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: cart, namespace: shop}}\n\
+        "{SHOP}apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: cart, namespace: shop}}\n\
          spec: {{selector: {{matchLabels: {{app: cart}}}}, rules: [{rule}]}}\n"
     )
 }
 
 fn differing(before: &str, after: &str, change: impl FnOnce(&mut Arguments)) -> (String, u8) {
-    let directory = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| {
-        let path = directory.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    };
+    let policies = Policies::new("");
     let mut arguments = Arguments {
-        before: write("before.yaml", before),
-        after: write("after.yaml", after),
+        before: policies.file("before.yaml", before),
+        after: policies.file("after.yaml", after),
         cases: Vec::new(),
         requests_max: 20_000,
         fail_on: FailOn::More,
@@ -158,9 +136,7 @@ fn another_refusal_is_another_way() {
 fn an_authorizer_that_need_not_answer_any_more_allows_more() {
     let asking = |open: bool| {
         format!(
-            "{MESH}apiVersion: v1\nkind: Service\nmetadata: {{name: opa, namespace: auth}}\nspec: {{ports: [{{port: 9191, appProtocol: \
-             grpc}}], selector: {{app: opa}}}}\n---\napiVersion: weft.dev/v1alpha1\nkind: Workload\nmetadata: {{name: opa-1, namespace: \
-             auth, labels: {{app: opa}}}}\nspec: {{address: 10.0.0.3, ports: [{{port: 9191, protocol: grpc}}]}}\n---\napiVersion: \
+            "{SHOP}{AUTHORIZER}apiVersion: \
              weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh}}\nspec: {{extensionProviders: [{{name: opa, \
              envoyExtAuthzGrpc: {{service: opa.auth.svc.cluster.local, port: 9191, failOpen: {open}}}}}]}}\n---\napiVersion: \
              security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: ask, namespace: shop}}\nspec: {{selector: {{matchLabels: \
@@ -176,7 +152,7 @@ fn an_authorizer_that_need_not_answer_any_more_allows_more() {
 fn server_names_of_tls_are_told_apart() {
     let mesh = |server: &str| {
         format!(
-            "{MESH}apiVersion: v1\nkind: Service\nmetadata: {{name: tls, namespace: shop}}\nspec: {{selector: {{app: tls}}, ports: [{{port: 443, \
+            "{SHOP}apiVersion: v1\nkind: Service\nmetadata: {{name: tls, namespace: shop}}\nspec: {{selector: {{app: tls}}, ports: [{{port: 443, \
              appProtocol: tls}}]}}\n---\napiVersion: weft.dev/v1alpha1\nkind: Workload\nmetadata: {{name: tls-1, namespace: shop, labels: \
              {{app: tls}}}}\nspec: {{address: 10.0.0.9, ports: [{{port: 443, protocol: tls}}]}}\n---\napiVersion: \
              gateway.networking.k8s.io/v1\nkind: TLSRoute\nmetadata: {{name: tls, namespace: shop}}\nspec: {{parentRefs: [{{group: '', kind: \

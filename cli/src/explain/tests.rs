@@ -1,33 +1,7 @@
 use super::*;
-use clap::Parser;
+use crate::fixture::{AUTHORIZER, Policies, SHOP};
 
-const MESH: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: cart, namespace: shop}
-spec: {selector: {app: cart}, ports: [{port: 80, targetPort: 8080, appProtocol: http}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: opa, namespace: auth}
-spec: {selector: {app: opa}, ports: [{port: 9191, appProtocol: grpc}]}
----
-apiVersion: weft.dev/v1alpha1
-kind: Workload
-metadata: {name: opa-1, namespace: auth, labels: {app: opa}}
-spec: {address: 10.0.0.3, ports: [{port: 9191, protocol: grpc}]}
----
-apiVersion: weft.dev/v1alpha1
-kind: Workload
-metadata: {name: cart-1, namespace: shop, labels: {app: cart}}
-spec: {address: 10.0.0.1, serviceAccount: cart, ports: [{port: 8080, protocol: http}]}
----
-apiVersion: weft.dev/v1alpha1
-kind: Workload
-metadata: {name: web-1, namespace: shop, labels: {app: web}}
-spec: {address: 10.0.0.2, serviceAccount: web}
----
-apiVersion: weft.dev/v1alpha1
+const MESH_CONFIG: &str = "apiVersion: weft.dev/v1alpha1
 kind: MeshConfig
 metadata: {name: mesh}
 spec:
@@ -63,18 +37,14 @@ spec:
   - backendRefs: [{name: cart, port: 80}]
 ";
 
-#[derive(Parser)]
-struct Line {
-    #[command(flatten)]
-    arguments: Arguments,
+fn explained(policies: &str, words: &[&str]) -> String {
+    explained_with(MESH_CONFIG, policies, words)
 }
 
-fn explained(policies: &str, words: &[&str]) -> String {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("a.yaml"), format!("{MESH}{policies}")).unwrap();
-    let path = directory.path().to_str().unwrap();
-    let line = ["explain", path, "--from", "shop/web-1", "--to", "shop/cart"];
-    explain(&Line::try_parse_from(line.iter().chain(words)).unwrap().arguments).unwrap()
+fn explained_with(mesh_config: &str, policies: &str, words: &[&str]) -> String {
+    let policies = Policies::new(&format!("{SHOP}{AUTHORIZER}{mesh_config}{policies}"));
+    let words = [&["--from", "shop/web-1", "--to", "shop/cart"][..], words].concat();
+    explain(&policies.arguments(&words)).unwrap()
 }
 
 fn json(policies: &str, words: &[&str]) -> serde_json::Value {
@@ -129,23 +99,8 @@ fn with_the_authorizers_answer_the_verdict_is_known() {
             "{answer:#}"
         );
     }
-    let open = MESH.replace("9191, timeout: 2s}", "9191, timeout: 2s, failOpen: true}");
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("a.yaml"), format!("{open}{CUSTOM}")).unwrap();
-    let path = directory.path().to_str().unwrap();
-    let line = [
-        "explain",
-        path,
-        "--from",
-        "shop/web-1",
-        "--to",
-        "shop/cart",
-        "--path",
-        "/asked",
-        "--authorizer",
-        "fail",
-    ];
-    let text = explain(&Line::try_parse_from(line).unwrap().arguments).unwrap();
+    let open = MESH_CONFIG.replace("9191, timeout: 2s}", "9191, timeout: 2s, failOpen: true}");
+    let text = explained_with(&open, CUSTOM, &["--path", "/asked", "--authorizer", "fail"]);
     assert!(text.starts_with("ALLOW\n") && text.contains("the request passes"), "{text}");
 }
 
@@ -266,4 +221,32 @@ fn where_no_policy_speaks_the_defaults_are_told_and_a_rules_session_goes_first()
     );
     let text = explained(&format!("{route}---{TREATED}"), &["--path", "/routed"]);
     assert!(text.contains("stays with one endpoint by the header x-stay, by the rule\n"), "{text}");
+}
+
+#[test]
+fn what_is_wrong_with_a_request_is_told_in_the_proxys_order() {
+    let policies = "
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: tokens, namespace: shop}
+spec:
+  jwtRules:
+  - issuer: https://a.example
+    jwks: '{\"keys\":[{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"kid\":\"1\",\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}]}'
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: paths, namespace: shop}
+spec: {selector: {matchLabels: {app: cart}}, rules: [{to: [{operation: {paths: [/a]}}]}]}
+";
+    let (bad_path, bad_token) = (["--path", "/a%2"], ["--header", "authorization: Bearer none"]);
+    let plaintext = "--plaintext";
+    for (words, reason) in [
+        ([&bad_path[..], &bad_token, &[plaintext]].concat(), "tls_required"),
+        ([&bad_path[..], &bad_token].concat(), "request_malformed"),
+        ([&["--path", "/b"][..], &bad_token].concat(), "jwt_invalid"),
+        (vec!["--path", "/b"], "authorization_denied"),
+    ] {
+        assert_eq!(json(policies, &words)["reason"], reason, "{words:?}");
+    }
 }

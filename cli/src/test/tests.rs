@@ -1,22 +1,7 @@
 use super::*;
+use crate::fixture::{AUTHORIZER, Policies, SHOP};
 
-const MESH: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: cart, namespace: shop}
-spec: {selector: {app: cart}, ports: [{port: 80, targetPort: 8080, appProtocol: http}]}
----
-apiVersion: weft.dev/v1alpha1
-kind: Workload
-metadata: {name: cart-1, namespace: shop, labels: {app: cart}}
-spec: {address: 10.0.0.1, serviceAccount: cart, ports: [{port: 8080, protocol: http}]}
----
-apiVersion: weft.dev/v1alpha1
-kind: Workload
-metadata: {name: web-1, namespace: shop, labels: {app: web}}
-spec: {address: 10.0.0.2, serviceAccount: web}
----
-apiVersion: security.istio.io/v1
+const POLICY: &str = "apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: cart, namespace: shop}
 spec:
@@ -29,17 +14,19 @@ spec:
 ";
 
 fn tested(cases: &str, change: impl FnOnce(&mut Arguments)) -> Result<(String, u8), String> {
-    let directory = tempfile::tempdir().unwrap();
-    let cases = format!(
-        "{MESH}apiVersion: weft.dev/v1alpha1\nkind: PolicyTest\nmetadata: {{name: t}}\nspec:\n  cases:\n{cases}"
-    );
-    std::fs::write(directory.path().join("a.yaml"), cases).unwrap();
-    let mut arguments = Arguments {
-        paths: vec![directory.path().to_owned()],
-        output: Output::Text,
-        coverage_min: None,
-        repeat: None,
-    };
+    tested_with("", cases, change)
+}
+
+fn tested_with(
+    policies: &str,
+    cases: &str,
+    change: impl FnOnce(&mut Arguments),
+) -> Result<(String, u8), String> {
+    let policies = Policies::new(&format!(
+        "{SHOP}{POLICY}{policies}apiVersion: weft.dev/v1alpha1\nkind: PolicyTest\nmetadata: {{name: t}}\nspec:\n  \
+         cases:\n{cases}"
+    ));
+    let mut arguments = policies.arguments(&[]);
     change(&mut arguments);
     judge(&arguments)
 }
@@ -138,17 +125,7 @@ fn json_has_cases_coverage_and_speed() {
     assert!(answer["verdictsPerSecond"].as_u64().unwrap() > 0);
 }
 
-const CUSTOM: &str = "apiVersion: v1
-kind: Service
-metadata: {name: opa, namespace: auth}
-spec: {selector: {app: opa}, ports: [{port: 9191, appProtocol: grpc}]}
----
-apiVersion: weft.dev/v1alpha1
-kind: Workload
-metadata: {name: opa-1, namespace: auth, labels: {app: opa}}
-spec: {address: 10.0.0.3, ports: [{port: 9191, protocol: grpc}]}
----
-apiVersion: weft.dev/v1alpha1
+const CUSTOM: &str = "apiVersion: weft.dev/v1alpha1
 kind: MeshConfig
 metadata: {name: mesh}
 spec: {extensionProviders: [{name: opa, envoyExtAuthzGrpc: {service: opa.auth.svc.cluster.local, port: 9191}}]}
@@ -165,13 +142,7 @@ fn asking(said: &str, expect: &str) -> (String, u8) {
         "  - {{name: asked, from: {{workload: shop/web-1}}, to: {{service: shop/cart}}, request: {{path: \
          /cart/9}}{said}, expect: {expect}}}\n"
     );
-    let directory = tempfile::tempdir().unwrap();
-    let test = format!(
-        "apiVersion: weft.dev/v1alpha1\nkind: PolicyTest\nmetadata: {{name: t}}\nspec:\n  cases:\n{case}"
-    );
-    std::fs::write(directory.path().join("a.yaml"), format!("{MESH}{CUSTOM}{test}")).unwrap();
-    let paths = vec![directory.path().to_owned()];
-    judge(&Arguments { paths, output: Output::Text, coverage_min: None, repeat: None }).unwrap()
+    tested_with(&format!("{AUTHORIZER}{CUSTOM}"), &case, |_| {}).unwrap()
 }
 
 #[test]
@@ -226,7 +197,7 @@ fn routed(more: &str, cases: &str) -> (String, u8) {
     let test = format!(
         "apiVersion: weft.dev/v1alpha1\nkind: PolicyTest\nmetadata: {{name: t}}\nspec:\n  cases:\n{cases}"
     );
-    std::fs::write(directory.path().join("a.yaml"), format!("{MESH}{ROUTES}{more}{test}")).unwrap();
+    std::fs::write(directory.path().join("a.yaml"), format!("{SHOP}{POLICY}{ROUTES}{more}{test}")).unwrap();
     let paths = vec![directory.path().to_owned()];
     judge(&Arguments { paths, output: Output::Text, coverage_min: None, repeat: None }).unwrap()
 }

@@ -1,22 +1,7 @@
 use super::*;
-use clap::Parser;
+use crate::fixture::{Policies, SHOP};
 
-const MESH: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: cart, namespace: shop}
-spec: {selector: {app: cart}, ports: [{port: 80, targetPort: 8080, appProtocol: http}]}
----
-apiVersion: weft.dev/v1alpha1
-kind: Workload
-metadata: {name: cart-1, namespace: shop, labels: {app: cart}}
-spec: {address: 10.0.0.1, serviceAccount: cart, ports: [{port: 8080, protocol: http}]}
----
-apiVersion: weft.dev/v1alpha1
-kind: Workload
-metadata: {name: web-1, namespace: shop}
-spec: {address: 10.0.0.2, serviceAccount: web}
----
+const MORE: &str = "
 apiVersion: weft.dev/v1alpha1
 kind: Workload
 metadata: {name: web-2, namespace: shop}
@@ -44,17 +29,13 @@ spec:
 const WEB_READS: &str =
     "{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}], to: [{operation: {methods: [GET]}}]}";
 
-#[derive(Parser)]
-struct Line {
-    #[command(flatten)]
-    arguments: Arguments,
+fn policies(rules: &str, more: &str) -> Policies {
+    Policies::new(&format!("{SHOP}{}{more}", MORE.replace("RULES", rules)))
 }
 
 fn asked(rules: &str, more: &str, words: &[&str]) -> String {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("a.yaml"), MESH.replace("RULES", rules) + more).unwrap();
-    let line = ["who-can", directory.path().to_str().unwrap(), "--to", "shop/cart"];
-    answer(&Line::try_parse_from(line.iter().chain(words)).unwrap().arguments).unwrap()
+    let words = [&["--to", "shop/cart"][..], words].concat();
+    answer(&policies(rules, more).arguments(&words)).unwrap()
 }
 
 fn json(rules: &str, more: &str, words: &[&str]) -> serde_json::Value {
@@ -130,9 +111,6 @@ fn what_depends_on_an_address_that_nobody_gave_is_no_verdict() {
 
 #[test]
 fn what_is_not_there_has_no_answer() {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("a.yaml"), MESH.replace("RULES", "{}")).unwrap();
-    let line = ["who-can", directory.path().to_str().unwrap(), "--to", "shop/nothing"];
-    let error = answer(&Line::try_parse_from(line).unwrap().arguments).unwrap_err();
+    let error = answer(&policies("{}", "").arguments(&["--to", "shop/nothing"])).unwrap_err();
     assert!(error.contains("there is no Service shop/nothing"), "{error}");
 }

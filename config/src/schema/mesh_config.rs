@@ -7,13 +7,12 @@ use crate::report::At;
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::time::Duration;
-use weft_model::mesh::{BodyInCheck, ExtensionProvider, MeshConfig as Model, OutboundTraffic};
+use weft_model::mesh::{
+    BodyInCheck, ExtensionProvider, MeshConfig as Model, NODE_PREFIX_MIN, OutboundTraffic,
+};
 use weft_model::names::service_of_host;
 use weft_model::path::Normalization;
 use weft_model::spiffe::TrustDomain;
-
-/// The shortest prefix of a block of nodes: 10.0.0.0/8 is the widest that anybody gives to machines.
-const NODE_PREFIX_MIN: u8 = 8;
 
 /// What becomes of connections that leave the mesh, by Istio's names.
 const OUTBOUND_TRAFFIC: [(&str, OutboundTraffic); 2] =
@@ -59,7 +58,6 @@ pub(crate) fn read(spec: Option<&Object<'_>>) -> MeshConfig {
     }
     for value in spec.take("nodeCidrs").and_then(|value| value.items(256)).unwrap_or_default() {
         let Some(block) = block(value) else { continue };
-        // A mistyped mask must not turn half of the world into nodes.
         if block.value.prefix_len() < NODE_PREFIX_MIN {
             let message = format!("{} is no block of nodes: it holds far too many addresses", block.value);
             value.error_hint(message, format!("the shortest prefix here is /{NODE_PREFIX_MIN}"));

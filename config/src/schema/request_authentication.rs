@@ -4,6 +4,7 @@
 //! that cannot be used, a field that an application trusts and a client could have sent.
 
 use super::metadata::Metadata;
+use super::route_filters::is_untouchable;
 use super::selector::{Target, target};
 use super::value::{Object, Value};
 use crate::document::quoted;
@@ -25,20 +26,9 @@ const FETCH_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 /// The longest that a fetch of keys may take.
 const FETCH_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
-/// Fields that frame or route the message, or are the mesh's own.
-const UNTOUCHABLE: [&str; 11] = [
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "x-forwarded-client-cert",
-];
+/// Fields that no claim may become, besides those that frame the message: answered before the application, or
+/// written by the mesh itself.
+const UNWRITABLE: [&str; 2] = ["expect", "x-forwarded-client-cert"];
 
 /// What a policy's owner wrote.
 #[derive(Debug)]
@@ -246,7 +236,7 @@ fn claim_headers(object: &Object<'_>) -> Vec<At<ClaimHeader>> {
 fn written_header(value: Value<'_>) -> Option<At<Box<str>>> {
     let name = value.parse::<HeaderName>()?;
     let text = name.value.as_str();
-    if UNTOUCHABLE.contains(&text) || text.starts_with("x-weft-") {
+    if is_untouchable(text) || UNWRITABLE.contains(&text) {
         value.error(format!("the header {} cannot be written", quoted(text)));
         return None;
     }

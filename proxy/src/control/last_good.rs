@@ -57,7 +57,7 @@ impl LastGood {
             let effect = store.receive(Batch {
                 kind,
                 nonce: String::new(),
-                resources: response.resources.into_iter().map(incoming).collect(),
+                resources: response.resources.into_iter().map(Incoming::from).collect(),
                 removed: response.removed_resources,
             });
             for refused in effect.refused {
@@ -98,16 +98,5 @@ impl LastGood {
             responses.push(DeltaDiscoveryResponse::decode_length_delimited(&mut content).ok()?);
         }
         Some(responses)
-    }
-}
-
-fn incoming(resource: weft_model::proto::discovery::Resource) -> Incoming {
-    let message = resource.resource.unwrap_or_default();
-    Incoming {
-        name: resource.name,
-        version: resource.version,
-        aliases: resource.aliases,
-        type_url: message.type_url,
-        value: message.value,
     }
 }

@@ -10,7 +10,7 @@
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use weft_model::LEVEL;
-use weft_model::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
+use weft_model::proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
 use weft_model::wire::Kind;
 
 /// gRPC's INVALID_ARGUMENT, as xDS clients use it in a NACK.
@@ -66,6 +66,19 @@ pub struct Incoming {
     pub type_url: String,
     /// The message.
     pub value: Bytes,
+}
+
+impl From<Resource> for Incoming {
+    fn from(resource: Resource) -> Self {
+        let message = resource.resource.unwrap_or_default();
+        Self {
+            name: resource.name,
+            version: resource.version,
+            aliases: resource.aliases,
+            type_url: message.type_url,
+            value: message.value,
+        }
+    }
 }
 
 /// A resource that is not taken.
@@ -173,20 +186,7 @@ impl Subscription {
                 ..answer_to(response.nonce, &[reason])
             }));
         };
-        let resources = response
-            .resources
-            .into_iter()
-            .map(|resource| {
-                let message = resource.resource.unwrap_or_default();
-                Incoming {
-                    name: resource.name,
-                    version: resource.version,
-                    aliases: resource.aliases,
-                    type_url: message.type_url,
-                    value: message.value,
-                }
-            })
-            .collect();
+        let resources = response.resources.into_iter().map(Incoming::from).collect();
         Ok(Batch { kind, nonce: response.nonce, resources, removed: response.removed_resources })
     }
 

@@ -8,6 +8,7 @@ use super::table::{Chain, Family, Match, Origin, Rule, Set, SetKind, Side, Table
 use crate::metrics::Direction;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use weft_model::mesh::NODE_PREFIX_MIN;
 
 /// Lines a list may have. Two directions of three rules each at about 350 bytes stay within what one
 /// netlink message may carry.
@@ -21,10 +22,6 @@ pub const PARTS_MAX: usize = 1024;
 /// port, whatever the list says. Nothing listens here, nothing need be routed, and both families can
 /// be tried.
 pub const PROBE_PORT: u16 = weft_model::workload::PROBE_PORT;
-
-/// The shortest prefix of a block of nodes, as in the MeshConfig: a mistyped mask must not let half of
-/// the world by.
-pub const NODE_PREFIX_MIN: u8 = 8;
 
 /// The set of the ports of TCP probes.
 const TCP_PROBE_PORTS: &str = "tcp_probe_ports";

@@ -1,5 +1,6 @@
 //! What a mesh is to consist of.
 
+use super::described::Described;
 use super::document::ServiceSpec;
 use super::{Mesh, start};
 use std::net::SocketAddr;
@@ -18,14 +19,11 @@ pub struct Builder {
 /// A workload: one proxy, and the application behind it if there is one.
 #[derive(Clone, Debug)]
 pub struct Workload {
-    pub(super) uid: String,
-    pub(super) labels: Vec<(String, String)>,
-    pub(super) account: String,
+    pub(super) described: Described,
     pub(super) application: Option<SocketAddr>,
     pub(super) calls: Vec<(String, u16)>,
     pub(super) protocol: String,
     pub(super) settings: String,
-    pub(super) spec: String,
     pub(super) proxied: Proxied,
 }
 
@@ -45,31 +43,25 @@ pub(super) enum Proxied {
 impl Workload {
     /// `NAMESPACE/NAME-N`: label `app` and service account are NAME unless said otherwise.
     pub fn new(uid: &str) -> Self {
-        let (_, name) = uid.split_once('/').expect("a workload is NAMESPACE/NAME");
-        let app = name.trim_end_matches(|character: char| character.is_ascii_digit()).trim_end_matches('-');
         Self {
-            uid: uid.to_owned(),
-            labels: vec![("app".to_owned(), app.to_owned())],
-            account: app.to_owned(),
+            described: Described::new(uid),
             application: None,
             calls: Vec::new(),
             protocol: "http".to_owned(),
             settings: String::new(),
-            spec: String::new(),
             proxied: Proxied::Yes,
         }
     }
 
     /// With a label.
     pub fn label(mut self, name: &str, value: &str) -> Self {
-        self.labels.retain(|(held, _)| held != name);
-        self.labels.push((name.to_owned(), value.to_owned()));
+        self.described.label(name, value);
         self
     }
 
     /// Under this service account.
     pub fn account(mut self, account: &str) -> Self {
-        self.account = account.to_owned();
+        self.described.account = account.to_owned();
         self
     }
 
@@ -100,8 +92,7 @@ impl Workload {
 
     /// With this line in the `spec` of its document, for instance `probes: [...]` in flow YAML.
     pub fn spec(mut self, line: &str) -> Self {
-        self.spec += line;
-        self.spec += "\n";
+        self.described.line(line);
         self
     }
 

@@ -1,5 +1,6 @@
 //! The documents and settings files that a test's mesh is made of.
 
+use super::described::declared;
 use std::fmt::Write;
 use std::net::SocketAddr;
 
@@ -29,52 +30,12 @@ impl ServiceSpec {
         if let Some(version) = &self.version {
             let _ = writeln!(text, "    version: {version}");
         }
-        let declared = if protocol.is_empty() { String::new() } else { format!(", appProtocol: {protocol}") };
+        let declared = declared("appProtocol", protocol);
         let _ = writeln!(
             text,
             "  ports:\n    - {{ name: main, port: {port}, targetPort: {PORT_NAME}{declared} }}\n---"
         );
         text
-    }
-}
-
-/// A Workload to be written.
-pub(super) struct WorkloadDocument<'a> {
-    pub(super) namespace: &'a str,
-    pub(super) name: &'a str,
-    pub(super) labels: &'a [(String, String)],
-    pub(super) account: &'a str,
-    pub(super) inbound: Option<SocketAddr>,
-    pub(super) protocol: &'a str,
-    pub(super) injected: bool,
-    pub(super) spec: &'a str,
-}
-
-impl WorkloadDocument<'_> {
-    pub(super) fn document(&self) -> String {
-        let Self { namespace, name, account, .. } = self;
-        let mut text = format!(
-            "apiVersion: weft.dev/v1alpha1\nkind: Workload\nmetadata:\n  name: {name}\n  namespace: \
-             {namespace}\n  labels:\n"
-        );
-        for (label, value) in self.labels {
-            let _ = writeln!(text, "    {label}: \"{value}\"");
-        }
-        let ip = self.inbound.map_or_else(|| "127.0.0.1".to_owned(), |address| address.ip().to_string());
-        let _ = writeln!(text, "spec:\n  address: {ip}\n  serviceAccount: {account}");
-        if !self.injected {
-            let _ = writeln!(text, "  injected: false");
-        }
-        if let Some(inbound) = self.inbound {
-            let (port, protocol) = (inbound.port(), self.protocol);
-            let declared =
-                if protocol.is_empty() { String::new() } else { format!(", protocol: {protocol}") };
-            let _ = writeln!(text, "  ports:\n    - {{ name: {PORT_NAME}, port: {port}{declared} }}");
-        }
-        for line in self.spec.lines() {
-            let _ = writeln!(text, "  {line}");
-        }
-        text + "---\n"
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a mesh of pods is to consist of, and the documents and settings files made of it.
 
 use super::Pods;
-use std::fmt::Write;
+use crate::mesh::described::{Described, declared};
 use std::net::IpAddr;
 
 /// Collects services, pods and policies, then starts everything.
@@ -28,9 +28,7 @@ pub(super) struct ServiceSpec {
 /// A pod: a workload, with a transparent proxy unless said otherwise.
 #[derive(Clone, Debug)]
 pub struct PodSpec {
-    pub(super) uid: String,
-    pub(super) labels: Vec<(String, String)>,
-    pub(super) account: String,
+    pub(super) described: Described,
     pub(super) ports: Vec<(u16, String)>,
     pub(super) kind: Kind,
     pub(super) started: bool,
@@ -40,7 +38,6 @@ pub struct PodSpec {
     pub(super) install: &'static str,
     pub(super) settings: String,
     pub(super) rules: String,
-    pub(super) spec: String,
 }
 
 /// Which addresses of a pod the mesh knows, and where peers call it: at the first.
@@ -67,12 +64,8 @@ pub(super) enum Kind {
 impl PodSpec {
     /// `NAMESPACE/NAME-N`: label `app` and service account are NAME unless said otherwise.
     pub fn new(uid: &str) -> Self {
-        let (_, name) = uid.split_once('/').expect("a workload is NAMESPACE/NAME");
-        let app = name.trim_end_matches(|character: char| character.is_ascii_digit()).trim_end_matches('-');
         Self {
-            uid: uid.to_owned(),
-            labels: vec![("app".to_owned(), app.to_owned())],
-            account: app.to_owned(),
+            described: Described::new(uid),
             ports: Vec::new(),
             kind: Kind::Proxied,
             started: true,
@@ -82,7 +75,6 @@ impl PodSpec {
             install: "itself",
             settings: String::new(),
             rules: String::new(),
-            spec: String::new(),
         }
     }
 
@@ -101,14 +93,13 @@ impl PodSpec {
 
     /// With a label.
     pub fn label(mut self, name: &str, value: &str) -> Self {
-        self.labels.retain(|(held, _)| held != name);
-        self.labels.push((name.to_owned(), value.to_owned()));
+        self.described.label(name, value);
         self
     }
 
     /// Under this service account.
     pub fn account(mut self, account: &str) -> Self {
-        self.account = account.to_owned();
+        self.described.account = account.to_owned();
         self
     }
 
@@ -158,8 +149,7 @@ impl PodSpec {
 
     /// With this line in the `spec` of its document, for instance `probes: [...]` in flow YAML.
     pub fn spec(mut self, line: &str) -> Self {
-        self.spec += line;
-        self.spec += "\n";
+        self.described.line(line);
         self
     }
 
@@ -182,35 +172,17 @@ impl PodSpec {
     }
 
     pub(super) fn document(&self, ipv4: IpAddr, ipv6: IpAddr) -> String {
-        let (namespace, name) = self.uid.split_once('/').expect("a workload is NAMESPACE/NAME");
-        let mut text = format!(
-            "apiVersion: weft.dev/v1alpha1\nkind: Workload\nmetadata:\n  name: {name}\n  namespace: \
-             {namespace}\n  labels:\n"
-        );
-        for (label, value) in &self.labels {
-            let _ = writeln!(text, "    {label}: \"{value}\"");
-        }
         let addresses = match self.families {
             Families::Ipv4First => format!("\"{ipv4}\", \"{ipv6}\""),
             Families::Ipv6First => format!("\"{ipv6}\", \"{ipv4}\""),
             Families::Ipv4Only => format!("\"{ipv4}\""),
         };
-        let _ = writeln!(text, "spec:\n  addresses: [{addresses}]\n  serviceAccount: {}", self.account);
-        if self.kind == Kind::Plain {
-            let _ = writeln!(text, "  injected: false");
-        }
-        if !self.ports.is_empty() {
-            let _ = writeln!(text, "  ports:");
-        }
-        for (port, protocol) in &self.ports {
-            let declared =
-                if protocol.is_empty() { String::new() } else { format!(", protocol: {protocol}") };
-            let _ = writeln!(text, "    - {{ port: {port}{declared} }}");
-        }
-        for line in self.spec.lines() {
-            let _ = writeln!(text, "  {line}");
-        }
-        text + "---\n"
+        let port = |(port, protocol): &(u16, String)| {
+            format!("{{ port: {port}{} }}", declared("protocol", protocol))
+        };
+        let ports: Vec<_> = self.ports.iter().map(port).collect();
+        let address = format!("addresses: [{addresses}]");
+        self.described.document(&address, self.kind != Kind::Plain, &ports)
     }
 }
 
@@ -225,11 +197,7 @@ impl ServiceSpec {
         } else {
             format!("  clusterIP: {ipv4}\n  clusterIPs: [\"{ipv4}\", \"{ipv6}\"]\n")
         };
-        let declared = if self.protocol.is_empty() {
-            String::new()
-        } else {
-            format!(", appProtocol: {}", self.protocol)
-        };
+        let declared = declared("appProtocol", &self.protocol);
         format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{ name: {name}, namespace: {namespace} }}\nspec:\n{vip}  \
              selector: {{ app: {name} }}\n  ports:\n    - {{ port: {}, targetPort: {}{declared} }}\n---\n",
