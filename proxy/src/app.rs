@@ -109,11 +109,12 @@ struct Bound {
 }
 
 /// Runs the proxy until it has drained, with `command` inside it if there is one; the command's exit
-/// code.
+/// code. `unprivileged` is called once capabilities have been given up, before there is another thread.
 pub fn run(
     settings: Settings,
     log: Option<LogHandle>,
     command: Option<CommandLine>,
+    unprivileged: fn(),
 ) -> Result<Option<u8>, AppError> {
     let began = Instant::now();
     let descriptors = raise_descriptor_limit();
@@ -127,6 +128,7 @@ pub fn run(
         })
         .transpose()?;
     let prepared = settings.capture.as_ref().map(capture::prepare).transpose().map_err(AppError::Capture)?;
+    unprivileged();
     let settings = Arc::new(settings);
 
     let registry = Registry::new("weft-proxy", env!("CARGO_PKG_VERSION")).map_err(AppError::Registry)?;

@@ -4,6 +4,8 @@
 //! are not usable as they are. With a command after `--`: the command's own, 128 and the signal's number
 //! if it was killed, 125 if the proxy failed, 126 or 127 if the command could not be started.
 
+mod memory;
+
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -16,6 +18,10 @@ use weft_proxy::rules::command::RulesCommand;
 use weft_proxy::rules::settings::Bypass;
 use weft_proxy::settings::{Flags, Settings};
 use weft_runtime::logging;
+
+/// Gives back what connections held when they are gone (`docs/decisions/0044-allocator.md`).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Weft's sidecar proxy. Settings come from flags, then the environment, then the file.
 #[derive(Debug, Parser)]
@@ -87,7 +93,7 @@ fn main() -> ExitCode {
         Err(error) => return fail(own(1), &error.to_string()),
     };
     let (unusable, failed) = (own(2), own(1));
-    match app::run(settings, Some(log), command) {
+    match app::run(settings, Some(log), command, memory::give_back) {
         Ok(code) => code.map_or(ExitCode::SUCCESS, ExitCode::from),
         Err(AppError::Command(error)) => fail(error.exit_code(), &chain(&error)),
         Err(error @ (AppError::State(_) | AppError::Capture(_))) => fail(unusable, &chain(&error)),
