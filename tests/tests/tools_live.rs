@@ -2,6 +2,9 @@
 //! judged by the command and sent through a running mesh. Tokens, external authorizers, DENY and ALLOW
 //! come together in every way, so that the order in which they are asked is held against each other, too.
 
+#[path = "tools_live/routes.rs"]
+mod routes;
+
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
