@@ -9,8 +9,11 @@
 //! that ([`idle`]); a request that still meets it is sent once more where it can be sent twice, or where our
 //! own proxy says that it did not take it, and otherwise fails: nothing is guessed.
 
+mod dial;
 mod idle;
 mod leaving;
+
+pub use dial::{DEFAULT_CONNECT_TIMEOUT, Dial};
 
 use crate::h1::{self, Delivered, Recycle, SendError};
 use crate::h2;
@@ -19,25 +22,18 @@ use crate::metrics::Direction;
 use crate::outbound::connections::Connections;
 use crate::outbound::limits::Place;
 use crate::stream::Stream;
-use crate::tls::{Connector, MeshAlpn};
+use crate::tls::MeshAlpn;
 use crate::worker::Worker;
 use idle::{IDLE_AGE_MAX, IdleAge};
 use leaving::Leaving;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use weft_model::reason::Reason;
 use weft_runtime::spawn_local;
-
-/// How long a TCP and TLS handshake may take together. Within a cluster a second is three lost
-/// packets; longer, and another endpoint is the better try.
-pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Idle HTTP/1.1 connections kept per place and worker. Above what is in flight at once in practice: a
 /// connection that is closed for want of room costs a new one, and its port for a minute; an idle one
@@ -61,20 +57,6 @@ pub enum Wire {
     Http2,
     /// A connection of its own: opaque bytes.
     Opaque,
-}
-
-/// How to get a connection.
-#[derive(Clone, Debug)]
-pub enum Dial {
-    /// In plaintext.
-    Plain,
-    /// By mutual TLS, to a proxy that must prove who it is.
-    Mesh {
-        /// Checks the identity.
-        connector: Arc<Connector>,
-        /// What the connection is for.
-        server_name: Arc<str>,
-    },
 }
 
 /// Connections to one place.
@@ -428,46 +410,13 @@ impl Pool {
         // Before anything is dialled: at its limit the Service hears nothing of it.
         let place = self.connections.as_ref().map(Connections::enter).transpose()?;
         self.dials.set(self.dials.get() + 1);
-        let made = self.try_connect(worker, alpn).await;
+        let made = self.dial.connect(worker, self.address, self.direction, alpn).await;
         let outcome = match &made {
             Ok(_) => "ok",
             Err(reason) => reason.label(),
         };
         worker.connections.dialled(self.direction, outcome);
         made.map(|stream| (stream, place.map(|place| Box::new(place) as Box<dyn Any>)))
-    }
-
-    async fn try_connect(&self, worker: &Rc<Worker>, alpn: MeshAlpn) -> Result<Stream, Reason> {
-        let deadline = Instant::now() + DEFAULT_CONNECT_TIMEOUT;
-        let tcp = match tokio::time::timeout_at(deadline.into(), self.dial_tcp(worker)).await {
-            Err(_) => return Err(Reason::ConnectTimeout),
-            Ok(Err(error)) => {
-                tracing::debug!(address = %self.address, %error, "connect failed");
-                return Err(Reason::ConnectFailed);
-            }
-            Ok(Ok(tcp)) => tcp,
-        };
-        match &self.dial {
-            Dial::Plain => Ok(Stream::Tcp(tcp)),
-            Dial::Mesh { connector, server_name } => {
-                let stream = connector.connect(tcp, server_name, alpn, deadline).await.map_err(|error| {
-                    tracing::info!(address = %self.address, expected = %connector.expected(), %error, "mesh handshake failed");
-                    error.reason()
-                })?;
-                worker.connections.handshake(self.direction, alpn.as_str(), is_resumed(&stream));
-                Ok(stream)
-            }
-        }
-    }
-
-    async fn dial_tcp(&self, worker: &Worker) -> io::Result<TcpStream> {
-        let to_itself = matches!(self.dial, Dial::Mesh { .. })
-            && worker.is_redirected_to_itself(&worker.policy.current(), self.address.ip());
-        if to_itself {
-            worker.dialler.connect_to_itself(self.address).await
-        } else {
-            worker.dialler.connect(self.address).await
-        }
     }
 
     /// Whether nothing is connected and nothing under way.
@@ -529,11 +478,4 @@ impl Drop for Connecting<'_> {
 
 fn undelivered(reason: Reason, request: Request) -> SendError {
     SendError { reason, delivered: Delivered::No, aborted: false, request: Some(Box::new(request)) }
-}
-
-fn is_resumed(stream: &Stream) -> bool {
-    match stream {
-        Stream::TlsClient(tls) => tls.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
-        _ => false,
-    }
 }
