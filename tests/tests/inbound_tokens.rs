@@ -57,6 +57,15 @@ async fn without_a_token_a_request_is_anonymous_and_with_a_good_one_it_passes_wi
     let request = Request::get(&format!("{CART}?a=1&access_token={token}&b=2")).id("query");
     web(&mesh).send(&request).await.passed();
     assert_eq!(application.request("query").target, "/items?a=1&b=2");
+
+    // Nor can a client have what is written removed on its way.
+    mesh.enforce_policy("tls", &peer_authentication("cart", "cart", "PERMISSIVE")).await;
+    let naming = Request::get(CART)
+        .field("Authorization", &format!("Bearer {token}"))
+        .field("Connection", "close, X-User, x-claims");
+    Client::direct(mesh.proxy("shop/cart-1").inbound()).send(&naming.id("naming")).await.passed();
+    let seen = application.request("naming");
+    assert_eq!((seen.field("x-user"), seen.field("x-claims")), (Some("joe"), token.split('.').nth(1)));
 }
 
 #[tokio::test]

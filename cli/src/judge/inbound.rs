@@ -309,12 +309,7 @@ fn claimed<'p>(
             continue;
         }
         let token = VerifiedToken::new(claims.all.clone(), "", rule.space_delimited.clone());
-        for held in &rule.claim_headers {
-            if let Some(value) = token.claim_value(&held.claim) {
-                // A claim that is no field's value is left out, as the proxy does.
-                let _ = head.headers_mut().append(&held.header, value.as_bytes());
-            }
-        }
+        token::write(head.headers_mut(), rule, &token);
         return Ok(token);
     }
     Err(Answer::Token(refused, refused.text()))

@@ -332,10 +332,7 @@ impl Headers {
 
     /// Removes the fields that `Connection` names. Fields that frame or route the message cannot
     /// be named away (a client could otherwise make its Authorization or our identity header go).
-    pub fn remove_nominated(&mut self) {
-        if !self.contains(Known::Connection) {
-            return;
-        }
+    fn remove_nominated(&mut self) {
         let mut named: Vec<Box<[u8]>> = Vec::new();
         for value in self.get_all(Known::Connection) {
             for element in elements(value) {

@@ -9,7 +9,6 @@ pub mod shown;
 mod question;
 
 use super::connection::Connection;
-use super::token::keep_unnominated;
 use crate::h1::Handler;
 use crate::http::{
     Body, HeaderError, Headers, Known, Method, Request, RequestHead, Response, StatusCode, Version, respond,
@@ -323,9 +322,6 @@ impl Edits {
 
     /// Edits the request. What it must not touch was refused before.
     pub fn apply(&self, headers: &mut Headers) -> Result<(), HeaderError> {
-        let set =
-            |name: &[u8]| self.request.iter().any(|edit| edit.name.as_bytes().eq_ignore_ascii_case(name));
-        keep_unnominated(headers, set);
         for name in &self.remove {
             headers.remove_spellings(name);
         }

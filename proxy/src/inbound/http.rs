@@ -3,7 +3,7 @@
 //! | step | why here |
 //! |---|---|
 //! | which try it is, and its deadline: the proxy's word before, else the client's | before the fields that say so are removed |
-//! | internal fields, `x-forwarded-client-cert` and what `Connection` names removed | no rule and no application sees a client's claim; what is judged is what is forwarded |
+//! | internal fields, `x-forwarded-client-cert`, hop-by-hop fields and what `Connection` names removed | no rule and no application sees a client's claim; what is judged is what is forwarded, and what is written below cannot be named away |
 //! | the kubelet's probes | from a node, exactly as declared: nothing below is asked |
 //! | admission | what the connection is not for is refused before anything of it is looked at |
 //! | canonical path, where a path rule applies | before it is judged; what is judged is forwarded |
@@ -11,7 +11,7 @@
 //! | external authorizer, where a CUSTOM policy matches | before DENY and ALLOW, as in Istio: they see what it made of the request |
 //! | authorization | the newest policy, on each request |
 //! | rates, then a place at the application | after authorization, so that what is denied uses up nothing; before a byte of the body is read |
-//! | hop-by-hop fields removed, identity header set, trailers held to what a client may say | after the rules saw the request whole |
+//! | identity header set, trailers held to what a client may say | after the rules saw the request whole |
 //! | application | at its own address, by the protocol it speaks; it is shown what is left |
 //! | judged again at each change of the policy until the answer has ended | an answer is not for who may no longer ask |
 //! | answer: internal fields removed, `retry: spent` where that is so | an application cannot speak as the mesh |
@@ -40,7 +40,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use weft_model::reason::Reason;
 use weft_model::request_authentication::Accepted;
 use weft_model::service::Protocol;
@@ -118,6 +118,29 @@ impl Inbound {
             response = respond::undelivered(response);
         }
         observe(respond::for_client(response, reason, record.grpc), record)
+    }
+
+    /// Counts a request against the rates and takes its places at the application. Where a rate is reached, when to
+    /// come again.
+    async fn enter(
+        &self,
+        head: &RequestHead,
+        policy: &Policy,
+        came: Came,
+    ) -> Result<Places, (Denied, Option<Duration>)> {
+        let admission = self.connection.admission(policy).map_err(|denied| (denied, None))?;
+        if admission.is_free() {
+            return Ok(Places::default());
+        }
+        let level = policy.config.path_normalization;
+        admission.charge(head.method.as_str(), head.path(), level).map_err(|Limited { name, after }| {
+            (Denied::new(Reason::RateLimited, Some(format!("rate limit {name}")), false), Some(after))
+        })?;
+        match admission.places_at_once() {
+            Some(places) => Ok(places),
+            // Boxed: most requests wait for nothing.
+            None => Box::pin(self.queue(&admission, came)).await.map_err(|denied| (denied, None)),
+        }
     }
 
     /// Has a request wait for its turn at the application.
@@ -256,9 +279,9 @@ impl Handler for Inbound {
         let worker = self.connection.worker();
         let mut policy = worker.policy.current();
         strip_internal(request.head.headers_mut());
-        // What the client names for this hop alone does not reach the application: no rule, authorizer or token
-        // rests on it.
-        request.head.headers_mut().remove_nominated();
+        // What is of this hop alone, or named so by the client, does not reach the application: no rule, authorizer
+        // or token rests on it, and nothing that is written from here on can be named away.
+        request.head.headers_mut().remove_hop_by_hop(upgrade);
         let mut pass = None;
         if self.connection.is_from_node(&policy) {
             // Boxed: probes are rare, and would lie in every request's future.
@@ -326,26 +349,7 @@ impl Handler for Inbound {
             Places::default()
         } else {
             let held = policy.version;
-            let outcome = match self.connection.admission(&policy) {
-                Err(denied) => Err((denied, None)),
-                Ok(admission) if admission.is_free() => Ok(Places::default()),
-                Ok(admission) => {
-                    let level = policy.config.path_normalization;
-                    match admission.charge(head.method.as_str(), head.path(), level) {
-                        Err(Limited { name, after }) => {
-                            let detail = Some(format!("rate limit {name}"));
-                            Err((Denied::new(Reason::RateLimited, detail, false), Some(after)))
-                        }
-                        Ok(()) => match admission.places_at_once() {
-                            Some(places) => Ok(places),
-                            // Boxed: most requests wait for nothing.
-                            None => {
-                                Box::pin(self.queue(&admission, came)).await.map_err(|denied| (denied, None))
-                            }
-                        },
-                    }
-                }
-            };
+            let outcome = self.enter(&head, &policy, came).await;
             policy = worker.policy.current();
             let outcome = match outcome {
                 // It took its time: what holds now is what counts.
@@ -372,7 +376,6 @@ impl Handler for Inbound {
         };
         let logged = logged(&head, &policy);
         let headers = head.headers_mut();
-        headers.remove_hop_by_hop(upgrade);
         if let Some(certificate) = &self.client_certificate
             && headers.append_known(Known::XForwardedClientCert, certificate.as_bytes()).is_err()
         {

@@ -6,7 +6,7 @@
 //! rule are looked at again whenever a token comes again.
 
 use super::signature;
-use crate::http::{Headers, Known, RequestHead, elements};
+use crate::http::{Headers, Known, RequestHead};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use weft_model::reason::Reason;
 use weft_model::request_authentication::{
     Accepted, CLOCK_LEEWAY, JwtRule, RequestAuthenticationSet, TokenPlace,
 };
-use weft_model::token::{TOKEN_LENGTH_MAX, TokenError};
+use weft_model::token::{TOKEN_LENGTH_MAX, TokenError, VerifiedToken};
 
 /// Tokens of each of the two halves of the cache: at 1 to 2 KiB each with their claims, a few MiB per
 /// worker at most.
@@ -67,14 +67,8 @@ pub fn authenticate(
         return Ok(None);
     }
     let found = find(head, set.places());
-    if !set.written_headers().is_empty() {
-        let ours = |element: &[u8]| {
-            set.written_headers().iter().any(|name| element.eq_ignore_ascii_case(name.as_bytes()))
-        };
-        keep_unnominated(head.headers_mut(), ours);
-        for name in set.written_headers() {
-            head.headers_mut().remove_spellings(name);
-        }
+    for name in set.written_headers() {
+        head.headers_mut().remove_spellings(name);
     }
     let accepted = found.and_then(|found| match found {
         Some(found) => cache.accept(set, &found, at).map(|accepted| Some((found, accepted))),
@@ -87,7 +81,7 @@ pub fn authenticate(
                 if !rule.forward {
                     remove(head, &found.places, Some(&found.text));
                 }
-                write(head.headers_mut(), rule, &accepted);
+                write(head.headers_mut(), rule, &accepted.token);
             }
             Ok(Some(accepted))
         }
@@ -355,32 +349,14 @@ fn remove(head: &mut RequestHead, places: &[TokenPlace], text: Option<&str>) {
     }
 }
 
-// A client that names one of our fields in `Connection` would have it removed before the application
-// sees it: such an element is taken out.
-pub(super) fn keep_unnominated(headers: &mut Headers, ours: impl Fn(&[u8]) -> bool) {
-    if !headers.get_all(Known::Connection).any(|value| elements(value).any(&ours)) {
-        return;
-    }
-    let others: Vec<Vec<u8>> = headers
-        .get_all(Known::Connection)
-        .flat_map(elements)
-        .filter(|found| !ours(found))
-        .map(Into::into)
-        .collect();
-    headers.remove(Known::Connection);
-    for element in others {
-        // A part of what was a field.
-        let _ = headers.append_known(Known::Connection, &element);
-    }
-}
-
-// A claim that is no field's value (a line end in it, say) is left out: it must not become two fields.
-fn write(headers: &mut Headers, rule: &JwtRule, accepted: &Accepted) {
+/// Writes the fields that a rule makes of a token. A claim that is no field's value (a line end in it, say) is left
+/// out: it must not become two fields.
+pub fn write(headers: &mut Headers, rule: &JwtRule, token: &VerifiedToken) {
     if let Some(name) = &rule.payload_header {
-        let _ = headers.append(name, accepted.token.payload().as_bytes());
+        let _ = headers.append(name, token.payload().as_bytes());
     }
     for held in &rule.claim_headers {
-        if let Some(value) = accepted.token.claim_value(&held.claim) {
+        if let Some(value) = token.claim_value(&held.claim) {
             let _ = headers.append(&held.header, value.as_bytes());
         }
     }
