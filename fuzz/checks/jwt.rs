@@ -84,17 +84,8 @@ fn accepted_by_its_signature_alone(text: &str, token: &Token<'_>) {
     ]}"#;
     let keys = KeySet::parse(KEYS.as_bytes()).expect("constants must parse").keys;
     let place = TokenPlace::Query("token".into());
-    let rule = JwtRule {
-        issuer: token.claims.issuer().unwrap_or("nobody").into(),
-        audiences: Vec::new(),
-        keys: Some(keys.into()),
-        key_source: None,
-        places: vec![place.clone()],
-        forward: false,
-        payload_header: None,
-        claim_headers: Vec::new(),
-        space_delimited: Vec::new().into(),
-    };
+    let issuer = token.claims.issuer().unwrap_or("nobody");
+    let rule = JwtRule { places: vec![place.clone()], ..JwtRule::new(issuer, Some(keys.into())) };
     let policy = RequestAuthentication {
         namespace: "shop".parse().expect("a constant must parse"),
         name: "jwt".parse().expect("a constant must parse"),

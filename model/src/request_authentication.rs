@@ -226,6 +226,22 @@ fn rank(error: &TokenError) -> u8 {
 // === impl JwtRule ===
 
 impl JwtRule {
+    /// An issuer's tokens in the usual places, for whichever audience; of them nothing is forwarded and no field
+    /// is written.
+    pub fn new(issuer: &str, keys: Option<Arc<[Jwk]>>) -> Self {
+        Self {
+            issuer: issuer.into(),
+            audiences: Vec::new(),
+            keys,
+            key_source: None,
+            places: TokenPlace::defaults(),
+            forward: false,
+            payload_header: None,
+            claim_headers: Vec::new(),
+            space_delimited: Arc::default(),
+        }
+    }
+
     /// The fields that it writes.
     pub fn written_headers(&self) -> impl Iterator<Item = &str> {
         self.payload_header.as_deref().into_iter().chain(self.claim_headers.iter().map(|held| &*held.header))

@@ -108,38 +108,13 @@ pub fn count_request(body: Body) -> (Body, RequestBytes) {
         return (body, RequestBytes::Exact(length));
     }
     let count = Rc::new(Cell::new(0));
-    (Body::Boxed(Box::new(Counting { body, count: count.clone() })), RequestBytes::Counted(count))
-}
-
-struct Counting {
-    body: Body,
-    count: Rc<Cell<u64>>,
-}
-
-impl LocalBody for Counting {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
-        let frame = self.body.poll_frame(cx);
-        if let Poll::Ready(Some(Ok(Frame::Data(data)))) = &frame {
-            self.count.set(self.count.get() + data.len() as u64);
+    let counted = count.clone();
+    let body = body.inspected(move |frame| {
+        if let Frame::Data(data) = frame {
+            counted.set(counted.get() + data.len() as u64);
         }
-        frame
-    }
-
-    fn exact_length(&self) -> Option<u64> {
-        self.body.exact_length()
-    }
-
-    fn is_end(&self) -> bool {
-        self.body.is_end()
-    }
-
-    fn poll_progress(&mut self, cx: &mut Context<'_>) {
-        self.body.poll_progress(cx);
-    }
-
-    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.body.poll_finish(cx)
-    }
+    });
+    (body, RequestBytes::Counted(count))
 }
 
 /// Has the answer told when it ends.

@@ -18,6 +18,7 @@ use builder::Proxied;
 pub use builder::{Builder, Workload};
 use described::{declared, mesh_config};
 use document::{PORT_NAME, Settings};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;
@@ -25,7 +26,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 /// The identity of the control API in the tests' trust domain.
 pub const TRUST_DOMAIN: &str = "cluster.local";
@@ -313,20 +313,21 @@ pub(crate) async fn ready<F>(name: &str, process: &mut Process, fetch: impl Fn()
 where
     F: Future<Output = io::Result<Response>>,
 {
-    let start = Instant::now();
-    let mut last = String::new();
-    loop {
+    let (process, last) = (RefCell::new(process), RefCell::new(String::new()));
+    let not_ready = || format!("{name} is ready ({}):\n{}", last.borrow(), process.borrow().log());
+    wait::eventually_or(not_ready, async || {
         match fetch().await {
-            Ok(response) if response.status() == 200 => return,
-            Ok(response) => last = response.text(),
+            Ok(response) if response.status() == 200 => return Some(()),
+            Ok(response) => *last.borrow_mut() = response.text(),
             Err(_) => {}
         }
+        let mut process = process.borrow_mut();
         if let Some(status) = process.ended() {
             panic!("{name} ended before it was ready ({status}):\n{}", process.log());
         }
-        assert!(start.elapsed() < wait::SOON, "{name} is not ready ({last}):\n{}", process.log());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+        None
+    })
+    .await;
 }
 
 /// An AuthorizationPolicy in namespace `shop` for the workloads with `app: APP`. `rules` is the list

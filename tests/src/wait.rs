@@ -12,7 +12,15 @@ pub const SOON: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Polls until `probe` gives a value. Panics, naming `what`, when the deadline passes.
-pub async fn eventually<T, F>(what: &str, mut probe: impl FnMut() -> F) -> T
+pub async fn eventually<T, F>(what: &str, probe: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    eventually_or(|| what.to_owned(), probe).await
+}
+
+/// The same, with what is to be said of it found out when the deadline has passed.
+pub async fn eventually_or<T, F>(what: impl Fn() -> String, mut probe: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,
 {
@@ -21,7 +29,7 @@ where
         if let Some(value) = probe().await {
             return value;
         }
-        assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {SOON:?}: {}", what());
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

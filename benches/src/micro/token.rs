@@ -10,9 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use weft_model::authorization::Provenance;
 use weft_model::jwks::{Jwk, KeyMaterial};
-use weft_model::request_authentication::{
-    JwtRule, RequestAuthentication, RequestAuthenticationSet, TokenPlace,
-};
+use weft_model::request_authentication::{JwtRule, RequestAuthentication, RequestAuthenticationSet};
 use weft_proxy::http::{Headers, Method, RequestHead, Version};
 use weft_proxy::inbound::token::{TokenCache, authenticate};
 
@@ -64,19 +62,8 @@ fn prepared() -> Result<(RequestHead, Arc<RequestAuthenticationSet>)> {
 }
 
 fn set(public_key: &[u8]) -> Result<Arc<RequestAuthenticationSet>> {
-    let rule = JwtRule {
-        issuer: ISSUER.into(),
-        audiences: vec!["shop".into()],
-        keys: Some(
-            [Jwk { id: None, algorithm: None, material: KeyMaterial::P256(public_key.into()) }].into(),
-        ),
-        key_source: None,
-        places: TokenPlace::defaults(),
-        forward: false,
-        payload_header: None,
-        claim_headers: Vec::new(),
-        space_delimited: [].into(),
-    };
+    let key = Jwk { id: None, algorithm: None, material: KeyMaterial::P256(public_key.into()) };
+    let rule = JwtRule { audiences: vec!["shop".into()], ..JwtRule::new(ISSUER, Some([key].into())) };
     let policy = RequestAuthentication {
         namespace: "shop".parse()?,
         name: "jwt".parse()?,

@@ -193,13 +193,11 @@ spec: {parentRefs: [{group: '', kind: Service, name: any, port: 90}], rules: [{}
 ";
 
 fn routed(more: &str, cases: &str) -> (String, u8) {
-    let directory = tempfile::tempdir().unwrap();
-    let test = format!(
-        "apiVersion: weft.dev/v1alpha1\nkind: PolicyTest\nmetadata: {{name: t}}\nspec:\n  cases:\n{cases}"
-    );
-    std::fs::write(directory.path().join("a.yaml"), format!("{SHOP}{POLICY}{ROUTES}{more}{test}")).unwrap();
-    let paths = vec![directory.path().to_owned()];
-    judge(&Arguments { paths, output: Output::Text, coverage_min: None, repeat: None }).unwrap()
+    let policies = Policies::new(&format!(
+        "{SHOP}{POLICY}{ROUTES}{more}apiVersion: weft.dev/v1alpha1\nkind: PolicyTest\nmetadata: {{name: t}}\nspec:\n  \
+         cases:\n{cases}"
+    ));
+    judge(&policies.arguments(&[])).unwrap()
 }
 
 #[test]

@@ -20,17 +20,7 @@ fn key(name: &str) -> Jwk {
 }
 
 fn rule(issuer: &str, keys: Option<&[&str]>) -> JwtRule {
-    JwtRule {
-        issuer: issuer.into(),
-        audiences: Vec::new(),
-        keys: keys.map(|names| names.iter().map(|name| key(name)).collect()),
-        key_source: None,
-        places: TokenPlace::defaults(),
-        forward: false,
-        payload_header: None,
-        claim_headers: Vec::new(),
-        space_delimited: [].into(),
-    }
+    JwtRule::new(issuer, keys.map(|names| names.iter().map(|name| key(name)).collect()))
 }
 
 fn set(rules: Vec<JwtRule>) -> RequestAuthenticationSet {

@@ -100,12 +100,22 @@ pub trait LocalBody {
     }
 }
 
+struct Inspected<F> {
+    body: Body,
+    look: F,
+}
+
 // === impl Body ===
 
 impl Body {
     /// Whether all of it is here, so that it can be sent again.
     pub fn is_at_hand(&self) -> bool {
         matches!(self, Self::Empty | Self::Full(_))
+    }
+
+    /// The same, with `look` at each frame as it passes: to count it, or to edit it.
+    pub fn inspected(self, look: impl FnMut(&mut Frame) + 'static) -> Self {
+        Self::Boxed(Box::new(Inspected { body: self, look }))
     }
 
     /// The next frame. `None` is the end, after which it stays `None`.
@@ -229,5 +239,36 @@ impl BodyError {
     /// The sender went away.
     pub const fn aborted(reason: Reason) -> Self {
         Self { reason, aborted: true }
+    }
+}
+// === impl Inspected ===
+
+impl<F: FnMut(&mut Frame)> LocalBody for Inspected<F> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        let mut frame = self.body.poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &mut frame {
+            (self.look)(frame);
+        }
+        frame
+    }
+
+    fn exact_length(&self) -> Option<u64> {
+        self.body.exact_length()
+    }
+
+    fn is_end(&self) -> bool {
+        self.body.is_end()
+    }
+
+    fn poll_progress(&mut self, cx: &mut Context<'_>) {
+        self.body.poll_progress(cx);
+    }
+
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        self.body.poll_broken(cx)
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.body.poll_finish(cx)
     }
 }

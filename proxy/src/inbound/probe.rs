@@ -9,7 +9,7 @@
 use super::connection::Connection;
 use super::judge::Denied;
 use super::resumed::Resumed;
-use crate::http::{Body, Frame, Known, Request, RequestHead, ResponseHead, Version};
+use crate::http::{Body, Known, Request, RequestHead, ResponseHead, Version};
 use crate::policy::{Current, Policy};
 use bytes::Bytes;
 use http::Method;
@@ -196,26 +196,10 @@ async fn message(connection: &Connection, body: &mut Body) -> Option<Bytes> {
     });
     let most = lengths.max()?;
     let mut read = Resumed::new(std::mem::take(body), None);
-    let mut message = Vec::with_capacity(most);
-    let whole = tokio::time::timeout(MESSAGE_TIMEOUT, async {
-        while !read.is_whole() {
-            match read.read().await {
-                Ok(Some(Frame::Data(data))) => {
-                    message.extend_from_slice(data.get(..most + 1).unwrap_or(data));
-                    if message.len() > most {
-                        return false;
-                    }
-                }
-                Ok(None) => break,
-                // Trailers, or a body that broke off: no probe.
-                Ok(Some(Frame::Trailers(_))) | Err(_) => return false,
-            }
-        }
-        true
-    })
-    .await;
-    if whole == Ok(true) {
-        let message = Bytes::from(message);
+    let outcome = tokio::time::timeout(MESSAGE_TIMEOUT, read.read_over(most)).await;
+    // More than that, trailers, or a body that broke off: no probe.
+    if outcome == Ok(Ok(())) && read.is_whole() && read.data().len() <= most {
+        let message = Bytes::copy_from_slice(read.data());
         *body = Body::from(message.clone());
         return Some(message);
     }

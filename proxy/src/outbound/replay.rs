@@ -6,7 +6,7 @@
 //! try reads first is what earlier ones have read.
 
 use crate::http::{Body, BodyError, Frame, Headers, LocalBody};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -26,9 +26,11 @@ pub struct Replay(Rc<RefCell<Kept>>);
 struct Kept {
     source: Body,
     length: Option<u64>,
-    chunks: Vec<Bytes>,
+    /// What has passed, in one piece, whatever pieces it came in; nothing once it is lost.
+    data: Vec<u8>,
     trailers: Option<Headers>,
-    size: usize,
+    /// How much has passed.
+    size: u64,
     /// All was read.
     ended: bool,
     /// Too long to be kept, or broken.
@@ -39,7 +41,7 @@ struct Kept {
 /// One reading of it.
 struct Reading {
     replay: Replay,
-    chunk: usize,
+    /// How much of it was read.
     bytes: u64,
     trailers_given: bool,
 }
@@ -53,7 +55,7 @@ impl Replay {
         let replay = Self(Rc::new(RefCell::new(Kept {
             source,
             length,
-            chunks: Vec::new(),
+            data: Vec::new(),
             trailers: None,
             size: 0,
             ended: false,
@@ -94,38 +96,36 @@ impl Replay {
             }
         }
         let replay = self.clone();
-        Body::Boxed(Box::new(Reading { replay, chunk: 0, bytes: 0, trailers_given: false }))
+        Body::Boxed(Box::new(Reading { replay, bytes: 0, trailers_given: false }))
     }
 }
 
 impl Kept {
+    /// What has passed and was not read by who has read so much.
+    fn unread(&self, bytes: u64) -> Option<&[u8]> {
+        let rest = self.data.get(usize::try_from(bytes).ok()?..)?;
+        (!rest.is_empty()).then_some(rest)
+    }
+
     fn tell(&mut self) {
         let Some(whole) = self.whole.take() else { return };
         if self.lost {
             return whole(None);
         }
-        match self.chunks.as_slice() {
-            [] => whole(Some(Bytes::new())),
-            [only] => whole(Some(only.clone())),
-            many => {
-                let mut all = BytesMut::with_capacity(self.size);
-                many.iter().for_each(|chunk| all.extend_from_slice(chunk));
-                whole(Some(all.freeze()));
-            }
-        }
+        whole(Some(Bytes::copy_from_slice(&self.data)));
     }
 
     fn keep(&mut self, frame: &Option<Result<Frame, BodyError>>) {
         match frame {
             Some(Ok(Frame::Data(data))) => {
-                self.size += data.len();
-                if self.size > REPLAY_BYTES_MAX && !self.lost {
+                self.size += data.len() as u64;
+                if self.size > REPLAY_BYTES_MAX as u64 && !self.lost {
                     self.lost = true;
-                    self.chunks = Vec::new();
+                    self.data = Vec::new();
                     self.tell();
                 }
                 if !self.lost {
-                    self.chunks.push(data.clone());
+                    self.data.extend_from_slice(data);
                 }
             }
             Some(Ok(Frame::Trailers(trailers))) => self.trailers = Some(trailers.clone()),
@@ -139,7 +139,7 @@ impl Kept {
         if matches!(frame, Some(Ok(Frame::Trailers(_))) | None) || (frame.is_some() && self.source.is_end()) {
             self.ended = true;
             self.tell();
-        } else if matches!(frame, Some(Ok(_))) && self.length == Some(self.size as u64) {
+        } else if matches!(frame, Some(Ok(_))) && self.length == Some(self.size) {
             // A writer that was told the length stops here and never asks for the end.
             self.tell();
         }
@@ -149,23 +149,22 @@ impl Kept {
 impl LocalBody for Reading {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
         let mut kept = self.replay.0.borrow_mut();
-        if let Some(chunk) = kept.chunks.get(self.chunk) {
-            self.chunk += 1;
-            self.bytes += chunk.len() as u64;
-            return Poll::Ready(Some(Ok(Frame::Data(chunk.clone()))));
+        if let Some(rest) = kept.unread(self.bytes) {
+            let data = Bytes::copy_from_slice(rest);
+            self.bytes += data.len() as u64;
+            return Poll::Ready(Some(Ok(Frame::Data(data))));
         }
         if kept.ended {
             let trailers = if self.trailers_given { None } else { kept.trailers.clone() };
             self.trailers_given = true;
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::Trailers(trailers))));
         }
-        if kept.lost && self.bytes < kept.size as u64 {
+        if kept.lost && self.bytes < kept.size {
             // What came before is not here any more: from the middle on it would be another body.
             return Poll::Ready(Some(Err(BodyError::new(Reason::Internal))));
         }
         let frame = std::task::ready!(kept.source.poll_frame(cx));
         kept.keep(&frame);
-        self.chunk = kept.chunks.len();
         match &frame {
             Some(Ok(Frame::Data(data))) => self.bytes += data.len() as u64,
             Some(Ok(Frame::Trailers(_))) => self.trailers_given = true,
@@ -180,9 +179,8 @@ impl LocalBody for Reading {
 
     fn is_end(&self) -> bool {
         let kept = self.replay.0.borrow();
-        let read = self.chunk >= kept.chunks.len();
         let ended = kept.ended || kept.source.is_end();
-        read && ended && (kept.trailers.is_none() || self.trailers_given)
+        kept.unread(self.bytes).is_none() && ended && (kept.trailers.is_none() || self.trailers_given)
     }
 
     fn poll_progress(&mut self, cx: &mut Context<'_>) {
@@ -241,9 +239,19 @@ mod tests {
         drop(first);
         assert!(replay.is_whole());
         assert!(told.borrow().is_empty());
-        assert_eq!(read(&mut replay.body(), 5), "one two three..");
-        assert_eq!(read(&mut replay.body(), 4), "one two three.");
+        assert_eq!(read(&mut replay.body(), 4), "one two three..");
+        assert_eq!(read(&mut replay.body(), 2), "one two three.");
         assert_eq!(*told.borrow(), [Some(Bytes::from_static(b"one two three"))]);
+    }
+
+    #[test]
+    fn a_body_that_comes_by_single_bytes_takes_no_more_room_than_its_bytes() {
+        const PIECES: usize = 4096;
+        let replay = Replay::new(pieces(&[&b"a"[..]; PIECES]), None);
+        assert_eq!(read(&mut replay.body(), PIECES).len(), PIECES);
+        let kept = replay.0.borrow();
+        assert_eq!(kept.data.len(), PIECES);
+        assert!(kept.data.capacity() <= 2 * PIECES, "{}", kept.data.capacity());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! text where text is to be shown, or that there is no room for is refused, whatever the provider says
 //! of an authorizer that cannot be asked. A client could otherwise choose not to be judged.
 
-use crate::http::{Body, Frame};
+use crate::http::Body;
 use crate::inbound::connection::Connection;
 use crate::inbound::judge::Denied;
 use crate::inbound::resumed::{Resumed, Stopped};
@@ -51,42 +51,32 @@ pub async fn read(
         return Err(too_large(how));
     }
     let mut read = Resumed::new(std::mem::take(body), Some(connection.worker().shown.clone()));
-    let outcome = tokio::time::timeout(WAIT, fill(&mut read, how)).await;
-    outcome.unwrap_or_else(|_| Err(Denied::new(Reason::BodyTimeout, None, false)))?;
-    let shown = cut(&read, how)?;
+    // One byte more than is shown tells whether there is more.
+    let outcome = tokio::time::timeout(WAIT, read.read_over(how.bytes_max as usize)).await;
+    match outcome {
+        Ok(Ok(())) => {}
+        Ok(Err(Stopped::Broken(error))) => return Err(Denied::new(error.reason, None, false)),
+        Ok(Err(Stopped::Full)) => {
+            let detail = "too many bodies are being shown to external authorizers".to_owned();
+            return Err(Denied::new(Reason::Overloaded, Some(detail), false));
+        }
+        Err(_) => return Err(Denied::new(Reason::BodyTimeout, None, false)),
+    }
+    let shown = cut(read.data(), how)?;
     *body = read.into();
     Ok(shown)
 }
 
-// Until the end, or until there is more than is shown.
-async fn fill(read: &mut Resumed, how: BodyInCheck) -> Result<(), Denied> {
-    while !read.is_whole() && read.bytes() <= how.bytes_max as usize {
-        match read.read().await {
-            Ok(Some(Frame::Data(_))) => {}
-            Ok(Some(Frame::Trailers(_)) | None) => return Ok(()),
-            Err(Stopped::Broken(error)) => return Err(Denied::new(error.reason, None, false)),
-            Err(Stopped::Full) => {
-                let detail = "too many bodies are being shown to external authorizers".to_owned();
-                return Err(Denied::new(Reason::Overloaded, Some(detail), false));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn cut(read: &Resumed, how: BodyInCheck) -> Result<Option<Shown>, Denied> {
+fn cut(read: &[u8], how: BodyInCheck) -> Result<Option<Shown>, Denied> {
     let most = how.bytes_max as usize;
-    let partial = read.bytes() > most;
-    if read.bytes() == 0 {
+    let partial = read.len() > most;
+    if read.is_empty() {
         return Ok(None);
     }
     if partial && !how.allow_partial {
         return Err(too_large(how));
     }
-    let mut bytes = Vec::with_capacity(read.bytes().min(most));
-    for data in read.data() {
-        bytes.extend_from_slice(&data[..data.len().min(most - bytes.len())]);
-    }
+    let bytes = read[..read.len().min(most)].to_vec();
     if how.as_bytes {
         return Ok(Some(Shown { content: Content::Bytes(bytes), partial }));
     }
@@ -116,37 +106,34 @@ fn too_large(how: BodyInCheck) -> Denied {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
 
     const HOW: BodyInCheck = BodyInCheck { bytes_max: 5, allow_partial: true, as_bytes: false };
 
-    async fn shown(text: &'static [u8], how: BodyInCheck) -> Result<Option<Shown>, Reason> {
-        let mut read = Resumed::new(Body::Full(Bytes::from_static(text)), None);
-        fill(&mut read, how).await.map_err(|denied| denied.reason)?;
-        cut(&read, how).map_err(|denied| denied.reason)
+    fn shown(text: &[u8], how: BodyInCheck) -> Result<Option<Shown>, Reason> {
+        cut(text, how).map_err(|denied| denied.reason)
     }
 
-    #[tokio::test]
-    async fn what_is_shown_is_the_beginning_and_says_whether_it_is_all() {
+    #[test]
+    fn what_is_shown_is_the_beginning_and_says_whether_it_is_all() {
         let text = |text: &str, partial| Ok(Some(Shown { content: Content::Text(text.to_owned()), partial }));
-        assert_eq!(shown(b"1234", HOW).await, text("1234", false));
-        assert_eq!(shown(b"12345", HOW).await, text("12345", false));
-        assert_eq!(shown(b"123456", HOW).await, text("12345", true));
-        assert_eq!(shown("1234ü".as_bytes(), HOW).await, text("1234", true), "cut within a letter");
-        assert_eq!(shown(b"", HOW).await, Ok(None));
+        assert_eq!(shown(b"1234", HOW), text("1234", false));
+        assert_eq!(shown(b"12345", HOW), text("12345", false));
+        assert_eq!(shown(b"123456", HOW), text("12345", true));
+        assert_eq!(shown("1234ü".as_bytes(), HOW), text("1234", true), "cut within a letter");
+        assert_eq!(shown(b"", HOW), Ok(None));
         let bytes = BodyInCheck { as_bytes: true, ..HOW };
         let held = Shown { content: Content::Bytes(b"\xff2345".to_vec()), partial: true };
-        assert_eq!(shown(b"\xff23456", bytes).await, Ok(Some(held)));
+        assert_eq!(shown(b"\xff23456", bytes), Ok(Some(held)));
     }
 
-    #[tokio::test]
-    async fn what_cannot_be_shown_is_refused() {
+    #[test]
+    fn what_cannot_be_shown_is_refused() {
         let whole = BodyInCheck { allow_partial: false, ..HOW };
-        assert_eq!(shown(b"123456", whole).await, Err(Reason::BodyTooLarge));
-        assert_eq!(shown(b"12345", whole).await.map(|shown| shown.is_some()), Ok(true));
+        assert_eq!(shown(b"123456", whole), Err(Reason::BodyTooLarge));
+        assert_eq!(shown(b"12345", whole).map(|shown| shown.is_some()), Ok(true));
         // A body that ends within a letter is no text; nor is one with a byte that begins none.
         for text in [&b"12\xc3"[..], b"1\xff345", b"1\xff3456"] {
-            assert_eq!(shown(text, HOW).await, Err(Reason::ExternalAuthorizerFailed), "{text:?}");
+            assert_eq!(shown(text, HOW), Err(Reason::ExternalAuthorizerFailed), "{text:?}");
         }
     }
 }
