@@ -65,7 +65,7 @@ impl Handler for Forward {
             }
         };
         let recycle: Rc<dyn Recycle> = Rc::<Pool>::clone(&self.pool);
-        match connection.send(request, Some(recycle)).await {
+        match connection.send(&mut request, Some(recycle)).await {
             Ok(mut response) => {
                 response.head.headers_mut().remove_hop_by_hop(false);
                 response

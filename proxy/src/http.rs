@@ -12,6 +12,7 @@ mod head;
 mod headers;
 mod known;
 pub mod limits;
+pub mod replay;
 pub mod respond;
 mod source;
 #[cfg(test)]

@@ -24,7 +24,6 @@ pub mod mirror;
 pub mod passthrough;
 pub mod peak_ewma;
 mod plan;
-pub mod replay;
 pub mod replica;
 pub mod retry;
 pub mod session;

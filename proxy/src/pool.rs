@@ -168,11 +168,12 @@ impl Pool {
         InFlight { pool: self.clone(), place: None }
     }
 
-    /// Sends a request on a connection that is there or on a new one.
+    /// Sends a request on a connection that is there or on a new one. What it came as stays with the caller:
+    /// the head whatever comes of it, and a body that is at hand; one that arrives meanwhile is taken.
     pub async fn send(
         self: &Rc<Self>,
         worker: &Rc<Worker>,
-        request: Request,
+        request: &mut Request,
         wire: Wire,
     ) -> Result<Response, SendError> {
         if self.takes_http2(wire) {
@@ -221,7 +222,7 @@ impl Pool {
     async fn send_http1(
         self: &Rc<Self>,
         worker: &Rc<Worker>,
-        mut request: Request,
+        request: &mut Request,
     ) -> Result<Response, SendError> {
         let repeatable = request.head.method.is_idempotent() && request.body.is_at_hand();
         // A connection that lay idle may have been closed meanwhile; one that says so before the
@@ -230,15 +231,13 @@ impl Pool {
             match connection.send(request, Some(self.clone() as Rc<dyn Recycle>)).await {
                 // Said by the peer, not by the connection: another connection would hear the same.
                 Err(error) if error.reason != Reason::ConnectionReset || error.aborted => return Err(error),
-                Err(SendError { delivered: Delivered::No, request: Some(back), .. }) => {
+                Err(SendError { delivered: Delivered::No, intact: true, .. }) => {
                     self.found_closed(worker, since, "before");
-                    request = *back;
                 }
                 // It was on its way when the server closed. Once more, on a connection that is new and
                 // cannot have been closed for its age.
-                Err(SendError { request: Some(back), .. }) if repeatable => {
+                Err(SendError { intact: true, .. }) if repeatable => {
                     worker.connections.reused_closed(self.direction, "repeated");
-                    request = *back;
                     break;
                 }
                 Err(error) => {
@@ -251,7 +250,7 @@ impl Pool {
         // Boxed: a new connection is rare, and its handshake would lie in every request's future.
         let (stream, held) = match Box::pin(self.connect(worker, MeshAlpn::Http1)).await {
             Ok(connected) => connected,
-            Err(reason) => return Err(undelivered(reason, request)),
+            Err(reason) => return Err(SendError::new(reason, Delivered::No, true)),
         };
         let mut connection = h1::ClientConnection::new(stream, self.limits.clone()).holding(held);
         if matches!(self.dial, Dial::Mesh { .. }) {
@@ -309,26 +308,25 @@ impl Pool {
     async fn send_http2(
         self: &Rc<Self>,
         worker: &Rc<Worker>,
-        mut request: Request,
+        request: &mut Request,
     ) -> Result<Response, SendError> {
         // Twice: a connection that goes away between being found and being used is replaced once.
         let mut last = Reason::ConnectionReset;
         for _ in 0..2 {
             let connection = match self.http2(worker).await {
                 Ok(connection) => connection,
-                Err(reason) => return Err(undelivered(reason, request)),
+                Err(reason) => return Err(SendError::new(reason, Delivered::No, true)),
             };
             match connection.send(request).await {
-                Err(SendError { delivered: Delivered::No, request: Some(back), reason, .. })
+                Err(SendError { delivered: Delivered::No, intact: true, reason, .. })
                     if reason == Reason::ConnectionReset || !connection.is_open() =>
                 {
-                    request = *back;
                     last = reason;
                 }
                 other => return other,
             }
         }
-        Err(undelivered(last, request))
+        Err(SendError::new(last, Delivered::No, true))
     }
 
     async fn http2(self: &Rc<Self>, worker: &Rc<Worker>) -> Result<h2::ClientConnection, Reason> {
@@ -474,8 +472,4 @@ impl Drop for Connecting<'_> {
         self.0.connecting.set(false);
         self.0.connected.notify_waiters();
     }
-}
-
-fn undelivered(reason: Reason, request: Request) -> SendError {
-    SendError { reason, delivered: Delivered::No, aborted: false, request: Some(Box::new(request)) }
 }

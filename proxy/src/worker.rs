@@ -5,6 +5,7 @@
 
 use crate::access_log::AccessLog;
 use crate::dial::Dialler;
+use crate::http::replay::Spares;
 use crate::inbound::applications::Applications;
 use crate::inbound::authorizer::shown;
 use crate::inbound::resumed::Room;
@@ -71,27 +72,15 @@ pub struct Worker {
     pub tokens: TokenCache,
     /// Where bodies lie while external authorizers are shown them.
     pub shown: Room,
+    /// Where bodies were kept that could have been sent again.
+    pub spares: Spares,
     /// For choices that need not be secret.
     pub random: RefCell<Random>,
 }
 
 /// Runs a worker until the drain is over.
 pub async fn run(index: WorkerIndex, shared: Arc<Shared>, listeners: Listeners) {
-    let worker = Rc::new(Worker {
-        policy: shared.policy.reader(),
-        dialler: Dialler::new(shared.settings.control.bypass, shared.settings.tcp),
-        own_listeners: shared.settings.listeners().into_iter().map(|(_, address)| address).collect(),
-        destinations: Destinations::default(),
-        applications: Applications::default(),
-        metrics: RequestMetrics::new(&shared.families),
-        connections: ConnectionMetrics::new(&shared.families),
-        access_log: shared.access_log.clone(),
-        live: LiveSet::default(),
-        tokens: TokenCache::default(),
-        shown: Room::new(shown::ROOM),
-        random: RefCell::new(Random::new()),
-        shared,
-    });
+    let worker = Worker::new(shared);
     tracing::debug!(worker = index.get(), "worker started");
     // Until the certificate and the first configuration are there, connections wait in the backlog.
     let drain = worker.shared.drain.clone();
@@ -162,6 +151,26 @@ pub async fn run(index: WorkerIndex, shared: Arc<Shared>, listeners: Listeners) 
 }
 
 impl Worker {
+    /// A worker that has nothing open.
+    pub fn new(shared: Arc<Shared>) -> Rc<Self> {
+        Rc::new(Self {
+            policy: shared.policy.reader(),
+            dialler: Dialler::new(shared.settings.control.bypass, shared.settings.tcp),
+            own_listeners: shared.settings.listeners().into_iter().map(|(_, address)| address).collect(),
+            destinations: Destinations::default(),
+            applications: Applications::default(),
+            metrics: RequestMetrics::new(&shared.families),
+            connections: ConnectionMetrics::new(&shared.families),
+            access_log: shared.access_log.clone(),
+            live: LiveSet::default(),
+            tokens: TokenCache::default(),
+            shown: Room::new(shown::ROOM),
+            spares: Spares::default(),
+            random: RefCell::new(Random::new()),
+            shared,
+        })
+    }
+
     /// Whether an address is this pod's own, so that a call to it must come back in like a peer's.
     pub fn is_redirected_to_itself(&self, policy: &Policy, ip: IpAddr) -> bool {
         self.shared.settings.capture.is_some()

@@ -53,8 +53,8 @@ pub struct SendError {
     pub delivered: Delivered,
     /// Whether the fault is the request's own body, whose sender went away.
     pub aborted: bool,
-    /// The request as it was, if nothing of it was lost.
-    pub request: Option<Box<Request>>,
+    /// Whether the request is whole still, its body too, so that it can be sent once more.
+    pub intact: bool,
 }
 
 /// Whether the server may have seen a request.
@@ -170,25 +170,25 @@ impl ClientConnection {
         &self.inner.stream
     }
 
-    /// Sends a request and waits for the head of the final answer.
+    /// Sends a request and waits for the head of the final answer. What it came as stays with the caller: the
+    /// head whatever comes of it, and a body that is at hand; one that arrives meanwhile is taken.
     pub async fn send(
         self,
-        request: Request,
+        request: &mut Request,
         recycle: Option<Rc<dyn Recycle>>,
     ) -> Result<Response, SendError> {
         let mut connection = self.inner;
-        let mut request = request;
         if request.head.method == Method::CONNECT || matches!(request.body, Body::Tunnel(_)) {
-            return Err(SendError::new(Reason::MethodUnsupported, Delivered::No, Some(request)));
+            return Err(SendError::new(Reason::MethodUnsupported, Delivered::No, true));
         }
         connection.recycle = recycle;
-        connection.begin(&request);
-        match poll_fn(|cx| connection.poll_exchange(&mut request, cx)).await {
+        connection.begin(request);
+        match poll_fn(|cx| connection.poll_exchange(request, cx)).await {
             Ok((head, framing)) => connection.answer(head, framing, request),
             Err(fault) => {
                 let delivered = if connection.was_not_taken() { Delivered::No } else { Delivered::Maybe };
                 let intact = !connection.upload.touched();
-                let mut error = SendError::new(fault.reason, delivered, intact.then_some(request));
+                let mut error = SendError::new(fault.reason, delivered, intact);
                 error.aborted = fault.aborted;
                 Err(error)
             }
@@ -199,8 +199,8 @@ impl ClientConnection {
 // === impl SendError ===
 
 impl SendError {
-    fn new(reason: Reason, delivered: Delivered, request: Option<Request>) -> Self {
-        Self { reason, delivered, aborted: false, request: request.map(Box::new) }
+    pub(crate) const fn new(reason: Reason, delivered: Delivered, intact: bool) -> Self {
+        Self { reason, delivered, aborted: false, intact }
     }
 }
 
@@ -302,15 +302,15 @@ impl Connection {
         mut self: Box<Self>,
         head: ResponseHead,
         framing: Framing,
-        request: Request,
+        request: &mut Request,
     ) -> Result<Response, SendError> {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             if request.head.upgrade().is_none() {
-                return Err(SendError::new(Reason::ResponseMalformed, Delivered::Maybe, None));
+                return Err(SendError::new(Reason::ResponseMalformed, Delivered::Maybe, false));
             }
             // What follows would be read as the new protocol while it is still a body.
             if !self.upload.is_done() {
-                return Err(SendError::new(Reason::UpgradeUnsupported, Delivered::Maybe, None));
+                return Err(SendError::new(Reason::UpgradeUnsupported, Delivered::Maybe, false));
             }
             let buffered = self.input.take_all();
             let held = self.held.into_iter().collect();
@@ -321,14 +321,14 @@ impl Connection {
             let label = head.headers().get_str(Known::XWeftReason);
             let reason = label.and_then(Reason::from_label).unwrap_or(Reason::PeerRefused);
             let intact = !self.upload.touched();
-            return Err(SendError::new(reason, Delivered::No, intact.then_some(request)));
+            return Err(SendError::new(reason, Delivered::No, intact));
         }
         self.peer_idle_timeout = peer_idle_timeout(&head).or(self.peer_idle_timeout);
         self.reusable &= framing != Framing::Close && framing::keeps_alive(head.headers(), head.version);
         // A server that says a length where there is no body may send that body all the same.
         self.reusable &=
             head.status != StatusCode::NO_CONTENT || !head.headers().contains(Known::ContentLength);
-        self.upload.keep(request.body);
+        self.upload.keep(&mut request.body);
         let here = self.input.len() as u64;
         let full = match framing {
             Framing::None => Some(0),

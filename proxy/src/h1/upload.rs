@@ -1,7 +1,7 @@
 //! A request on its way to a server: its head, its body, and whether it could be sent again.
 //!
-//! A body that is at hand leaves with the head and stays in the request, so that the request can
-//! be given back whole. A body that is still arriving is not touched before the head was taken
+//! A body that is at hand leaves with the head and stays in the request, which can so be sent once
+//! more. A body that is still arriving is not touched before the head was taken
 //! by the kernel, nor, where the client expects `100 Continue`, before the server asked for it or
 //! a second went by.
 
@@ -60,7 +60,7 @@ impl Upload {
                 self.writer = None;
                 self.output.push(bytes.clone());
             }
-            Body::H1(_) | Body::H2(_) | Body::Boxed(_) => {
+            Body::H1(_) | Body::H2(_) | Body::Replay(_) | Body::Boxed(_) => {
                 self.writer = Some(BodyWriter::new(framing)).filter(|writer| !writer.is_done());
                 self.expecting = self.writer.is_some() && expects_continue(request);
                 debug_assert!(framing != Framing::None, "requests always have a framing");
@@ -128,9 +128,9 @@ impl Upload {
     }
 
     /// Keeps the body for the rest of the upload, if there is a rest.
-    pub(crate) fn keep(&mut self, body: Body) {
+    pub(crate) fn keep(&mut self, body: &mut Body) {
         if self.writer.is_some() && !self.failed {
-            self.body = body;
+            self.body = std::mem::take(body);
         }
     }
 
@@ -155,7 +155,7 @@ impl Upload {
         self.output.started()
     }
 
-    /// Whether the body was polled, so that the request cannot be given back.
+    /// Whether the body was polled, so that the request cannot be sent once more.
     pub(crate) fn touched(&self) -> bool {
         self.touched
     }

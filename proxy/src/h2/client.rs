@@ -13,7 +13,7 @@ use super::server::length_of;
 use super::settings::Settings;
 use super::watch::{Meter, Metered, Verdict, Watch};
 use crate::h1::{Delivered, SendError};
-use crate::http::{Body, BodyError, H2Body, Request, RequestHead, Response};
+use crate::http::{Body, BodyError, H2Body, Request, Response};
 use crate::stream::Stream;
 use ::h2::client::{Connection, ResponseFuture, SendRequest};
 use ::h2::{Error, Reason as Code, RecvStream};
@@ -127,49 +127,48 @@ impl ClientConnection {
     }
 
     /// Sends a request and waits for the head of its answer. Dropping the future, or later the
-    /// answer's body, takes the request back.
-    pub async fn send(&self, request: Request) -> Result<Response, SendError> {
+    /// answer's body, cancels the request. The head stays with the caller, without what belongs to one hop,
+    /// and so does a body that is at hand; one that arrives meanwhile is taken.
+    pub async fn send(&self, request: &mut Request) -> Result<Response, SendError> {
         let shared = &self.shared;
-        let Request { mut head, body } = request;
+        let undelivered = |reason| SendError::new(reason, Delivered::No, true);
         if !self.has_room() {
-            return Err(refused(Reason::Overloaded, head, body));
+            return Err(undelivered(Reason::Overloaded));
         }
-        let end = body.is_end();
-        let converted = match request_to_h2(&mut head, body.exact_length(), shared.peer.mesh) {
-            Ok(converted) => converted,
-            Err(reason) => return Err(refused(reason, head, body)),
-        };
+        let end = request.body.is_end();
+        let length = request.body.exact_length();
+        let converted = request_to_h2(&mut request.head, length, shared.peer.mesh).map_err(undelivered)?;
         let written = shared.meter.written();
         let sent = shared.requests.borrow_mut().send_request(converted, end);
-        let Ok((answer, stream)) = sent else {
-            return Err(refused(Reason::ConnectionReset, head, body));
-        };
+        let Ok((answer, stream)) = sent else { return Err(undelivered(Reason::ConnectionReset)) };
         let ticket = Ticket::new(&shared.status);
-        // A body at hand can be given back even after it was sent: a clone of it is a count.
-        let kept = match &body {
-            Body::Empty => Some(Body::Empty),
-            Body::Full(bytes) => Some(Body::Full(bytes.clone())),
-            _ => None,
-        };
-        let mut upload =
-            if end { None } else { Some(Outgoing::new(body, stream, shared.peer.limits.stall_timeout)) };
+        let at_hand = end || request.body.is_at_hand();
+        let mut upload = None;
+        if !end {
+            // A copy of a body at hand is a count.
+            let body = match &request.body {
+                Body::Full(bytes) => Body::Full(bytes.clone()),
+                _ => std::mem::take(&mut request.body),
+            };
+            upload = Some(Outgoing::new(body, stream, shared.peer.limits.stall_timeout));
+        }
         match wait(answer, &mut upload).await {
-            Ok(answer) => self.receive(answer, upload, ticket).map_err(|reason| SendError {
-                reason,
-                delivered: Delivered::Maybe,
-                aborted: false,
-                request: None,
-            }),
+            Ok(answer) => self
+                .receive(answer, upload, ticket)
+                .map_err(|reason| SendError::new(reason, Delivered::Maybe, false)),
             Err(Failure::Source(BodyError { reason, aborted })) => {
-                Err(SendError { reason, delivered: Delivered::Maybe, aborted, request: None })
+                Err(SendError { reason, delivered: Delivered::Maybe, aborted, intact: false })
             }
             Err(Failure::Stream(error)) => {
                 let unwritten = shared.meter.written() == written;
                 let (reason, delivered) = judge(&error, unwritten);
-                let body = kept.or_else(|| upload.and_then(Outgoing::into_untouched));
+                let untouched = if at_hand { None } else { upload.and_then(Outgoing::into_untouched) };
                 // Whole whatever its delivery: whether it may go out again is the caller's to say.
-                let request = body.map(|body| Box::new(Request::new(head, body)));
-                Err(SendError { reason, delivered, aborted: false, request })
+                let intact = at_hand || untouched.is_some();
+                if let Some(body) = untouched {
+                    request.body = body;
+                }
+                Err(SendError { reason, delivered, aborted: false, intact })
             }
         }
     }
@@ -245,16 +244,6 @@ async fn wait(
         Pin::new(&mut answer).poll(cx).map_err(Failure::Stream)
     })
     .await
-}
-
-/// Nothing of it was sent.
-fn refused(reason: Reason, head: RequestHead, body: Body) -> SendError {
-    SendError {
-        reason,
-        delivered: Delivered::No,
-        aborted: false,
-        request: Some(Box::new(Request::new(head, body))),
-    }
 }
 
 /// What a broken stream says about its request.

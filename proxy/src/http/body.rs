@@ -6,6 +6,7 @@
 
 use super::h2_body::H2Body;
 use super::headers::Headers;
+use super::replay::Reading;
 use crate::h1::Incoming;
 use crate::stream::Stream;
 use bytes::{Bytes, BytesMut};
@@ -28,7 +29,9 @@ pub enum Body {
     H1(Incoming),
     /// Arriving on an HTTP/2 stream.
     H2(H2Body),
-    /// Wrapped by something that counts, limits or replays.
+    /// Kept while it passes, or what was kept.
+    Replay(Reading),
+    /// Wrapped by something that counts or limits.
     Boxed(Box<dyn LocalBody>),
     /// What an answered upgrade goes on with; no frames.
     Tunnel(Box<Tunnel>),
@@ -129,6 +132,7 @@ impl Body {
             }
             Self::H1(body) => body.poll_frame(cx),
             Self::H2(body) => body.poll_frame(cx),
+            Self::Replay(body) => body.poll_frame(cx),
             Self::Boxed(body) => body.poll_frame(cx),
         }
     }
@@ -140,6 +144,7 @@ impl Body {
             Self::Empty | Self::Full(_) | Self::Tunnel(_) => {}
             Self::H1(body) => body.poll_progress(cx),
             Self::H2(body) => body.poll_progress(cx),
+            Self::Replay(body) => body.poll_progress(cx),
             Self::Boxed(body) => body.poll_progress(cx),
         }
     }
@@ -160,6 +165,7 @@ impl Body {
         match self {
             Self::Empty | Self::Full(_) | Self::Tunnel(_) | Self::H2(_) => Poll::Ready(()),
             Self::H1(body) => body.poll_finish(cx),
+            Self::Replay(body) => body.poll_finish(cx),
             Self::Boxed(body) => body.poll_finish(cx),
         }
     }
@@ -171,6 +177,7 @@ impl Body {
             Self::Full(bytes) => Some(bytes.len() as u64),
             Self::H1(body) => body.exact_length(),
             Self::H2(body) => body.exact_length(),
+            Self::Replay(body) => body.exact_length(),
             Self::Boxed(body) => body.exact_length(),
         }
     }
@@ -182,6 +189,7 @@ impl Body {
             Self::Full(bytes) => bytes.is_empty(),
             Self::H1(body) => body.is_end(),
             Self::H2(body) => body.is_end(),
+            Self::Replay(body) => body.is_end(),
             Self::Boxed(body) => body.is_end(),
         }
     }
@@ -215,6 +223,7 @@ impl fmt::Debug for Body {
             Self::Full(_) => "Full",
             Self::H1(_) => "H1",
             Self::H2(_) => "H2",
+            Self::Replay(_) => "Replay",
             Self::Boxed(_) => "Boxed",
             Self::Tunnel(_) => "Tunnel",
         };

@@ -407,7 +407,8 @@ impl Handler for Inbound {
             Some(pass) => Live::of_probe(connection, Some(judged), pass.clone(), in_flight),
             None => Live::new(connection, Some(judged), in_flight),
         };
-        let mut sending = pin!(application.send(worker, Request::new(head, body), wire));
+        let mut request = Request::new(head, body);
+        let mut sending = pin!(application.send(worker, &mut request, wire));
         let mut timer = Timer::default();
         if let Some(deadline) = came.deadline {
             timer.set_at(deadline.at());

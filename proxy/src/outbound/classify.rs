@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn what_is_the_clients_fault_says_nothing_of_the_endpoint() {
         let error =
-            |reason, aborted| SendError { reason, delivered: Delivered::Maybe, aborted, request: None };
+            |reason, aborted| SendError { reason, delivered: Delivered::Maybe, aborted, intact: false };
         assert_eq!(of_error(&error(Reason::ConnectFailed, false)), Some(Outcome::Unreachable));
         assert_eq!(of_error(&error(Reason::RequestTimeout, false)), Some(Outcome::Failed));
         assert_eq!(of_error(&error(Reason::ConnectionReset, true)), None);

@@ -13,7 +13,6 @@
 //! | record | last, so that it sees the answer that the application sees |
 
 use super::plan::Plan;
-use super::replay::Replay;
 use super::replica::Outcome;
 use super::tries::{Fared, Progress};
 use super::verdict::Verdict;
@@ -21,6 +20,7 @@ use super::{DIRECTION, Port, Target, ends_of, mirror, target_of};
 use crate::deadline::Deadline;
 use crate::exchange::{Logged, Record, RequestBytes, count_request, observe};
 use crate::h1::Handler;
+use crate::http::replay::Replay;
 use crate::http::respond::{self, strip_internal};
 use crate::http::{Body, Known, Request, RequestHead, Response};
 use crate::inbound::judge::Marks;
@@ -110,7 +110,8 @@ impl Outbound {
     /// Has the request copied once its body has passed; the body to send instead.
     pub(super) fn mirrored(&self, plan: &Plan, head: &RequestHead, body: Body, wire: Wire) -> Body {
         let (worker, ports, head) = (self.worker.clone(), plan.mirrors.clone(), head.clone());
-        Replay::new(body, Some(Box::new(move |body| mirror::send(&worker, ports, head, body, wire)))).body()
+        let copy = Box::new(move |body| mirror::send(&worker, ports, head, body, wire));
+        Replay::new(&self.worker.spares, body, Some(copy)).body()
     }
 
     /// An answer of our own, counted and written down.

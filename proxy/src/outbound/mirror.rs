@@ -60,14 +60,14 @@ pub fn send(worker: &Rc<Worker>, ports: Vec<Rc<Port>>, head: RequestHead, body: 
     }
 }
 
-async fn one(worker: &Rc<Worker>, port: &Rc<Port>, request: Request, wire: Wire) -> &'static str {
+async fn one(worker: &Rc<Worker>, port: &Rc<Port>, mut request: Request, wire: Wire) -> &'static str {
     let key = affinity::of_request(&port.model.traffic, &request.head, worker);
     let picked = port.balancer.pick(&[], key, &mut worker.random.borrow_mut(), Instant::now());
     let Some(replica) = picked else { return "failed" };
     // What becomes of a copy says nothing that the original would not.
     let in_flight = replica.pool.begin();
     let wire = if replica.identity.is_none() { plain_wire(wire, port.model.protocol) } else { wire };
-    let outcome = match replica.pool.send(worker, request, wire).await {
+    let outcome = match replica.pool.send(worker, &mut request, wire).await {
         Ok(mut answer) => {
             // What is longer is cut off by closing; the copy arrived either way.
             let _ = answer.body.collect(ANSWER_BYTES_MAX).await;

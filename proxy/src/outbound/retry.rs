@@ -5,7 +5,6 @@
 //! room for the wait, and nobody nearer to the failure may have spent its retries on it
 //! ([`crate::spending`]). How many there may be is [`super::budget`]'s to say.
 
-use super::replay::Replay;
 use crate::h1::{Delivered, SendError};
 use crate::http::{Headers, Known, Method, Response};
 use crate::spending::SPENT;
@@ -45,15 +44,15 @@ pub struct Answered<'a> {
     pub mesh: bool,
     /// Tries made.
     pub tries: usize,
-    /// The request's body.
-    pub body: &'a Replay,
+    /// Whether the request's body is whole still.
+    pub whole: bool,
     /// What the deadline leaves. `None`: there is no deadline.
     pub left: Option<Duration>,
 }
 
 /// Whether a try that was answered is made again, and when.
 pub fn after_answer(policy: &RetryPolicy, answered: &Answered<'_>, random: &mut Random) -> Next {
-    let Answered { answer, mesh, tries, body, left } = answered;
+    let Answered { answer, mesh, tries, whole, left } = answered;
     if !wants_answer(policy, answer, *mesh, *tries) {
         return Next::Pass;
     }
@@ -61,7 +60,7 @@ pub fn after_answer(policy: &RetryPolicy, answered: &Answered<'_>, random: &mut 
     if *mesh && is_spent(headers) {
         return Next::Refused("spent");
     }
-    if !body.is_whole() {
+    if !whole {
         return Next::Refused("body");
     }
     match wait(policy, *tries, headers, random) {
@@ -159,8 +158,7 @@ fn wait(policy: &RetryPolicy, tries: usize, headers: &Headers, random: &mut Rand
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::{Body, StatusCode};
-    use crate::outbound::replay::REPLAY_BYTES_MAX;
+    use crate::http::StatusCode;
 
     #[test]
     fn what_may_have_been_executed_is_retried_only_if_idempotent() {
@@ -186,7 +184,7 @@ mod tests {
             "an application's word about the mesh is not the mesh's"
         );
         let failed =
-            |reason, aborted| SendError { reason, delivered: Delivered::Maybe, aborted, request: None };
+            |reason, aborted| SendError { reason, delivered: Delivered::Maybe, aborted, intact: false };
         assert!(wants_failure(&policy, &failed(Reason::ConnectionReset, false), 2));
         assert!(!wants_failure(&policy, &failed(Reason::ConnectionReset, false), 3));
         assert!(!wants_failure(&policy, &failed(Reason::ConnectionReset, true), 1));
@@ -226,31 +224,29 @@ mod tests {
     #[test]
     fn an_answer_is_tried_again_only_where_nothing_speaks_against_it() {
         let policy = RetryPolicy { codes: vec![503], attempts: 2, backoff: Duration::from_millis(10) };
-        let whole = Replay::new(Body::Empty, None);
-        let long = Replay::new(Body::Full(vec![0; REPLAY_BYTES_MAX + 1].into()), None);
         let answer = |fields: &[(&str, &str)]| {
             let mut answer = Response::empty(StatusCode::SERVICE_UNAVAILABLE);
             let headers = answer.head.headers_mut();
             fields.iter().for_each(|(name, value)| headers.append(name, value.as_bytes()).unwrap());
             answer
         };
-        let next = |answer: &Response, mesh, body, left| {
-            let answered = Answered { answer, mesh, tries: 1, body, left };
+        let next = |answer: &Response, mesh, whole, left| {
+            let answered = Answered { answer, mesh, tries: 1, whole, left };
             after_answer(&policy, &answered, &mut Random::new())
         };
         let (plain, spent) = (answer(&[]), answer(&[("x-weft-retry", "spent")]));
         let short = Some(Duration::from_millis(10));
-        assert!(matches!(next(&plain, true, &whole, None), Next::Again(_)));
-        assert!(matches!(next(&plain, true, &whole, Some(Duration::from_secs(1))), Next::Again(_)));
-        assert_eq!(next(&plain, true, &whole, short), Next::Refused("deadline"));
-        assert_eq!(next(&plain, true, &long, None), Next::Refused("body"));
-        assert_eq!(next(&spent, true, &whole, None), Next::Refused("spent"));
+        assert!(matches!(next(&plain, true, true, None), Next::Again(_)));
+        assert!(matches!(next(&plain, true, true, Some(Duration::from_secs(1))), Next::Again(_)));
+        assert_eq!(next(&plain, true, true, short), Next::Refused("deadline"));
+        assert_eq!(next(&plain, true, false, None), Next::Refused("body"));
+        assert_eq!(next(&spent, true, true, None), Next::Refused("spent"));
         assert!(
-            matches!(next(&spent, false, &whole, None), Next::Again(_)),
+            matches!(next(&spent, false, true, None), Next::Again(_)),
             "an application's word about the mesh is not the mesh's"
         );
-        assert_eq!(next(&answer(&[(PUSHBACK, "-1")]), true, &whole, None), Next::Refused("pushback"));
-        assert_eq!(next(&Response::empty(StatusCode::OK), true, &whole, None), Next::Pass);
+        assert_eq!(next(&answer(&[(PUSHBACK, "-1")]), true, true, None), Next::Refused("pushback"));
+        assert_eq!(next(&Response::empty(StatusCode::OK), true, true, None), Next::Pass);
     }
 
     #[test]

@@ -6,13 +6,13 @@
 
 use super::http::Outbound;
 use super::plan::Plan;
-use super::replay::Replay;
 use super::replica::Replica;
 use super::retry::{self, Answered, Next, TRIES_MAX};
 use super::session::Session;
 use super::{affinity, classify, connections, limits};
 use crate::deadline::Deadline;
 use crate::h1::{Delivered, SendError};
+use crate::http::replay::Replay;
 use crate::http::{HeaderError, Headers, Known, Request, Response, respond};
 use crate::pool::{InFlight, Wire};
 use crate::spending::Trace;
@@ -89,13 +89,14 @@ impl Outbound {
         if !plan.mirrors.is_empty() && wire != Wire::Http1 {
             request.body = self.mirrored(plan, &request.head, request.body, wire);
         }
-        // What the owner wants tried again must still be there then.
-        let kept = policy.map(|_| {
-            let body = std::mem::take(&mut request.body);
-            let replay = Replay::new(body, None);
+        // What the owner wants tried again must still be there then. The head and a body at hand are.
+        let replay = policy.filter(|_| !request.body.is_at_hand()).map(|_| {
+            let replay = Replay::new(&worker.spares, std::mem::take(&mut request.body), None);
             request.body = replay.body();
-            (request.head.clone(), replay)
+            replay
         });
+        let is_whole =
+            |request: &Request| replay.as_ref().map_or(request.body.is_at_hand(), Replay::is_whole);
         loop {
             let tries = tried.len() + 1;
             progress.tries.set(tries);
@@ -115,7 +116,7 @@ impl Outbound {
             let wire = if replica.identity.is_none() { plain_wire(wire, port.model.protocol) } else { wire };
             let sent = {
                 // Pinned where it lies: a future that is moved is copied, every byte of it.
-                let sent = pin!(replica.pool.send(worker, request, wire));
+                let sent = pin!(replica.pool.send(worker, &mut request, wire));
                 match plan.try_timeout {
                     None => sent.await,
                     Some(timeout) => match tokio::time::timeout(timeout, sent).await {
@@ -124,7 +125,7 @@ impl Outbound {
                             reason: Reason::RequestTimeout,
                             delivered: Delivered::Maybe,
                             aborted: false,
-                            request: None,
+                            intact: false,
                         }),
                     },
                 }
@@ -138,14 +139,12 @@ impl Outbound {
                     } else {
                         plan.tried(worker, Some(classify::of_answer(&response, mesh, grpc, counts)));
                     }
-                    let next = match (policy, &kept) {
-                        (Some(policy), Some((_, body))) => {
-                            let left = deadline.map(|deadline| deadline.left(Instant::now()));
-                            let answered = Answered { answer: &response, mesh, tries, body, left };
-                            retry::after_answer(policy, &answered, &mut worker.random.borrow_mut())
-                        }
-                        _ => Next::Pass,
-                    };
+                    let next = policy.map_or(Next::Pass, |policy| {
+                        let left = deadline.map(|deadline| deadline.left(Instant::now()));
+                        let whole = is_whole(&request);
+                        let answered = Answered { answer: &response, mesh, tries, whole, left };
+                        retry::after_answer(policy, &answered, &mut worker.random.borrow_mut())
+                    });
                     let again = match next {
                         Next::Pass => None,
                         Next::Refused(why) => {
@@ -161,12 +160,14 @@ impl Outbound {
                             made.then_some(wait)
                         }
                     };
-                    if let (Some(wait), Some((head, replay))) = (again, &kept) {
+                    if let Some(wait) = again {
                         // Its connection goes with it, or comes back to its pool: not ours to wait for.
                         drop((response, in_flight));
                         tokio::time::sleep(wait).await;
                         tried.push(replica.clone());
-                        request = Request::new(head.clone(), replay.body());
+                        if let Some(replay) = &replay {
+                            request.body = replay.body();
+                        }
                         // Where there is no other, the same one may have recovered.
                         replica = pick(&tried).or_else(|| pick(&[])).unwrap_or(replica);
                         continue;
@@ -180,47 +181,38 @@ impl Outbound {
                 }
                 Err(error) => error,
             };
-            if error.reason == Reason::ConnectionLimit
-                && let Some(back) = error.request
-            {
+            if error.reason == Reason::ConnectionLimit && error.intact {
                 // It says nothing of the endpoint, and was no try: nothing of it is sent before a connection is
                 // free. Who is bound to an endpoint waits for that one.
                 drop(in_flight);
                 plan.trying.take();
                 let kept = (key.is_some() || kept_with.is_some()).then_some(&replica);
-                let (until, bytes) = (&mut until, kept_bytes(&back));
+                let (until, bytes) = (&mut until, kept_bytes(&request));
                 let pick = || pick(&tried);
                 let waits = connections::await_connection(worker, port, wire, bytes, until, kept, pick);
                 match Box::pin(waits).await {
                     Ok(found) => replica = found,
                     Err(reason) => return Fared::local(reason, None, tries),
                 }
-                request = *back;
                 continue;
             }
             plan.tried(worker, classify::of_error(&error));
             tried.push(replica.clone());
-            let opted = policy.zip(kept.as_ref()).filter(|(policy, (_, replay))| {
-                retry::wants_failure(policy, &error, tries) && replay.is_whole()
-            });
-            let back = match (error.request, opted) {
-                (Some(back), _) if retry::is_safe(&method, error.delivered) && tries < TRIES_MAX => {
-                    Some(*back)
-                }
-                (_, Some((_, (head, replay)))) => Some(Request::new(head.clone(), replay.body())),
-                _ => None,
-            };
+            let opted =
+                policy.filter(|policy| retry::wants_failure(policy, &error, tries) && is_whole(&request));
+            let again = error.intact && retry::is_safe(&method, error.delivered) && tries < TRIES_MAX
+                || opted.is_some();
             // Another endpoint, else none: what failed here would fail here again. One that took too long
             // or broke off may do better, if its owner says so.
             let next = pick(&tried).or_else(|| opted.and_then(|_| pick(&[])));
-            let (Some(back), Some(next)) = (back, next) else {
+            let Some(next) = next.filter(|_| again) else {
                 if tries > 1 {
                     spent();
                 }
                 return Fared::local(error.reason, Some(replica), tries);
             };
             // Drawn before the wait: others draw during it.
-            let wait = opted.map_or(Duration::ZERO, |(policy, _)| {
+            let wait = opted.map_or(Duration::ZERO, |policy| {
                 retry::backoff(policy, tries, &mut worker.random.borrow_mut())
             });
             let now = Instant::now();
@@ -241,7 +233,9 @@ impl Outbound {
                 return Fared::local(Reason::RetryBudgetExhausted, Some(replica), tries);
             }
             worker.metrics.retried(error.reason, "made");
-            request = back;
+            if let Some(replay) = &replay {
+                request.body = replay.body();
+            }
             replica = next;
             if !wait.is_zero() {
                 // Not under way meanwhile; and who was next may be gone by then.

@@ -26,14 +26,14 @@ fn a_request_and_its_answer_arrive_whole() {
         let headers =
             [("X-Own", "v"), ("Connection", "keep-alive, x-hop"), ("x-hop", "no"), ("Content-Length", "5")];
         let full = Body::from(Bytes::from_static(b"hello"));
-        let response = client.send(request(Method::POST, "/a?b=c", &headers, full)).await.unwrap();
+        let response = client.send(&mut request(Method::POST, "/a?b=c", &headers, full)).await.unwrap();
         assert_eq!(response.head.status, StatusCode::CREATED);
         assert_eq!(response.head.version, Version::Http2);
         assert_eq!(response.head.headers().find("x-answer"), Some(&b"1"[..]));
         assert_eq!(text(response).await, "POST shop.test /a?b=c Some(\"v\") hello");
         assert_eq!(client.in_flight(), 0);
 
-        let response = client.send(request(Method::OPTIONS, "*", &[], Body::Empty)).await.unwrap();
+        let response = client.send(&mut request(Method::OPTIONS, "*", &[], Body::Empty)).await.unwrap();
         assert_eq!(text(response).await, "OPTIONS shop.test * None ");
     });
 }
@@ -53,7 +53,7 @@ fn many_requests_share_a_connection() {
             let client = client.clone();
             tasks.push(spawn_local("request", async move {
                 let path = format!("/{n}");
-                assert_eq!(text(client.send(get(&path)).await.unwrap()).await, path);
+                assert_eq!(text(client.send(&mut get(&path)).await.unwrap()).await, path);
             }));
             tokio::task::yield_now().await;
         }
@@ -75,12 +75,12 @@ fn head_and_not_modified_keep_the_length_of_what_is_not_sent() {
         })
         .await;
         for (method, path) in [(Method::HEAD, "/"), (Method::GET, "/304")] {
-            let response = client.send(request(method, path, &[], Body::Empty)).await.unwrap();
+            let response = client.send(&mut request(method, path, &[], Body::Empty)).await.unwrap();
             assert_eq!(response.head.headers().get(Known::ContentLength), Some(&b"123"[..]));
             assert!(response.body.is_end());
         }
         // The length of another body than the one it came with is not sent on.
-        let response = client.send(get("/")).await.unwrap();
+        let response = client.send(&mut get("/")).await.unwrap();
         assert_eq!(response.head.headers().get(Known::ContentLength), Some(&b"0"[..]));
     });
 }
@@ -111,7 +111,8 @@ fn grpc_streams_both_ways_and_ends_with_trailers() {
         .await;
         let upload = Fed::default();
         let headers = [("content-type", "application/grpc"), ("te", "trailers")];
-        let mut response = client.send(request(Method::POST, "/s/m", &headers, upload.body())).await.unwrap();
+        let mut response =
+            client.send(&mut request(Method::POST, "/s/m", &headers, upload.body())).await.unwrap();
         assert_eq!(response.body.exact_length(), None);
         for _ in 0..3 {
             upload.data(b"ping");
@@ -141,7 +142,7 @@ fn a_grpc_answer_that_breaks_ends_with_a_status() {
             Response::new(crate::http::ResponseHead::new(StatusCode::OK, headers), answer.body())
         })
         .await;
-        let mut response = client.send(get("/")).await.unwrap();
+        let mut response = client.send(&mut get("/")).await.unwrap();
         let (data, trailers) = response.body.collect(100).await.unwrap();
         let trailers = trailers.unwrap();
         assert_eq!(&data[..], b"half");
@@ -164,7 +165,7 @@ fn an_answer_that_breaks_is_reset() {
             Response::new(crate::http::ResponseHead::new(StatusCode::OK, Headers::new()), answer.body())
         })
         .await;
-        let mut response = client.send(get("/")).await.unwrap();
+        let mut response = client.send(&mut get("/")).await.unwrap();
         let error = response.body.collect(100).await.unwrap_err();
         assert_eq!(error, BodyError::aborted(Reason::ConnectionReset));
         assert!(client.is_open());
@@ -175,7 +176,7 @@ fn an_answer_that_breaks_is_reset() {
 /// 10 MB each way, where the server answers while it still reads: neither side waits for the other.
 async fn full_duplex(client: ClientConnection) {
     const LENGTH: usize = 10_000_000;
-    let mut response = client.send(request(Method::POST, "/", &[], zeros(LENGTH))).await.unwrap();
+    let mut response = client.send(&mut request(Method::POST, "/", &[], zeros(LENGTH))).await.unwrap();
     let mut length = 0;
     while let Some(frame) = response.body.frame().await {
         if let Frame::Data(data) = frame.unwrap() {
@@ -204,9 +205,9 @@ fn ten_megabytes_both_ways_at_once_over_sockets_and_two_hops() {
         let _last = start(far, Settings::mesh(), echo);
         let upstream = connect(near, &Settings::mesh()).await;
         let (near, far) = sockets().await;
-        let _first = start(far, Settings::mesh(), move |request| {
+        let _first = start(far, Settings::mesh(), move |mut request| {
             let upstream = upstream.clone();
-            async move { upstream.send(request).await.unwrap() }
+            async move { upstream.send(&mut request).await.unwrap() }
         });
         let client = connect(near, &Settings::mesh()).await;
         let (a, b) = (client.clone(), client.clone());
@@ -247,10 +248,9 @@ fn what_nobody_reads_stays_with_the_sender() {
         let taken = Rc::new(Cell::new(0));
         let body = Body::Boxed(Box::new(Counted(Rc::clone(&taken))));
         let send = client.clone();
-        drop(spawn_local(
-            "send",
-            async move { send.send(request(Method::POST, "/", &[], body)).await.is_ok() },
-        ));
+        drop(spawn_local("send", async move {
+            send.send(&mut request(Method::POST, "/", &[], body)).await.is_ok()
+        }));
         let mut last = usize::MAX;
         while last != taken.get() || taken.get() == 0 {
             last = taken.get();
@@ -281,7 +281,7 @@ fn a_client_that_leaves_cancels_the_handler() {
         })
         .await;
         let sender = client.clone();
-        let send = spawn_local("send", async move { sender.send(get("/")).await.is_ok() });
+        let send = spawn_local("send", async move { sender.send(&mut get("/")).await.is_ok() });
         until("the handler must start", || started.get()).await;
         assert_eq!(client.in_flight(), 1);
         send.abort();
@@ -302,7 +302,7 @@ fn dropping_the_answers_body_cancels_the_source() {
         })
         .await;
         source.data(b"first");
-        let mut response = client.send(get("/")).await.unwrap();
+        let mut response = client.send(&mut get("/")).await.unwrap();
         assert!(matches!(response.body.frame().await, Some(Ok(Frame::Data(_)))));
         drop(response);
         until("the source must be dropped", || source.is_dropped()).await;
@@ -338,14 +338,15 @@ fn an_expectation_is_met_when_the_body_is_asked_for() {
 fn what_cannot_be_sent_is_given_back() {
     run(async {
         let (client, server) = pair(Settings::mesh(), |_| async { Response::empty(StatusCode::OK) }).await;
-        let error = client.send(request(Method::CONNECT, "", &[], Body::Empty)).await.unwrap_err();
+        let error = client.send(&mut request(Method::CONNECT, "", &[], Body::Empty)).await.unwrap_err();
         assert_eq!((error.reason, error.delivered), (Reason::MethodUnsupported, Delivered::No));
-        assert!(error.request.is_some());
+        assert!(error.intact);
         server.task.abort();
         until("the client must notice", || !client.is_open()).await;
-        let error = client.send(get("/kept")).await.unwrap_err();
-        assert_eq!(error.delivered, Delivered::No);
-        assert_eq!(error.request.unwrap().head.path(), "/kept");
+        let mut kept = get("/kept");
+        let error = client.send(&mut kept).await.unwrap_err();
+        assert_eq!((error.delivered, error.intact), (Delivered::No, true));
+        assert_eq!(kept.head.path(), "/kept");
     });
 }
 
@@ -371,7 +372,7 @@ fn answers_that_take_their_time_do_not_hold_the_window_of_what_was_read() {
             let client = client.clone();
             let body = zeros(900_000);
             drop(spawn_local("send", async move {
-                client.send(request(Method::POST, "/", &[], body)).await.is_ok()
+                client.send(&mut request(Method::POST, "/", &[], body)).await.is_ok()
             }));
         }
         until("every upload must be read", || read.get() == 5).await;

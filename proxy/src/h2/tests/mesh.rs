@@ -31,7 +31,7 @@ fn names_and_phrase_keep_their_spelling_between_proxies() {
         })
         .await;
         let headers = [("Host", "shop.test"), ("User-Agent", "c"), ("X-Own-ID", "1"), ("accept", "*/*")];
-        let response = client.send(request(Method::GET, "/", &headers, Body::Empty)).await.unwrap();
+        let response = client.send(&mut request(Method::GET, "/", &headers, Body::Empty)).await.unwrap();
         assert_eq!(*seen.borrow(), ["Host: shop.test", "User-Agent: c", "X-Own-ID: 1", "accept: */*"]);
         assert_eq!(response.head.phrase(), b"Very Well");
         assert_eq!(
@@ -54,7 +54,7 @@ fn applications_neither_get_nor_send_the_internal_fields() {
         })
         .await;
         let headers = [("X-Own", "1"), ("X-Weft-Case", "t"), ("x-weft-phrase", "Hm")];
-        let response = client.send(request(Method::GET, "/", &headers, Body::Empty)).await.unwrap();
+        let response = client.send(&mut request(Method::GET, "/", &headers, Body::Empty)).await.unwrap();
         assert_eq!(*seen.borrow(), ["host: shop.test", "x-own: 1"]);
         assert_eq!(response.head.phrase(), b"OK");
         assert!(response.head.headers().find("x-weft-case").is_none());
@@ -71,22 +71,23 @@ fn an_undelivered_request_is_refused_on_the_wire_and_given_back() {
         })
         .await;
         let full = || Body::from(Bytes::from_static(b"body"));
-        let error = client.send(request(Method::POST, "/p", &[("x-a", "1")], full())).await.unwrap_err();
+        let mut again = request(Method::POST, "/p", &[("x-a", "1")], full());
+        let error = client.send(&mut again).await.unwrap_err();
         assert_eq!((error.reason, error.delivered), (Reason::PeerRefused, Delivered::No));
-        let mut again = error.request.unwrap();
+        assert!(error.intact);
         assert_eq!(again.head.path(), "/p");
         assert_eq!(again.head.headers().find("x-a"), Some(&b"1"[..]));
         assert_eq!(again.body.collect(10).await.unwrap().0, "body");
 
         // A body that was read away cannot be given back; one that was not can.
         let upload = Fed::default();
-        let error = client.send(request(Method::POST, "/p", &[], upload.body())).await.unwrap_err();
+        let error = client.send(&mut request(Method::POST, "/p", &[], upload.body())).await.unwrap_err();
         assert_eq!(error.delivered, Delivered::No);
-        assert!(error.request.is_some());
+        assert!(error.intact);
         upload.data(b"x");
-        let error = client.send(request(Method::POST, "/p", &[], upload.body())).await.unwrap_err();
+        let error = client.send(&mut request(Method::POST, "/p", &[], upload.body())).await.unwrap_err();
         assert_eq!(error.delivered, Delivered::No);
-        assert!(error.request.is_none());
+        assert!(!error.intact);
         assert_eq!(client.in_flight(), 0);
     });
 }
@@ -100,7 +101,7 @@ fn applications_get_an_answer_instead_of_a_refusal() {
             response
         })
         .await;
-        let response = client.send(get("/")).await.unwrap();
+        let response = client.send(&mut get("/")).await.unwrap();
         assert_eq!(response.head.status, StatusCode::SERVICE_UNAVAILABLE);
         assert!(!response.head.headers().contains(Known::XWeftUndelivered));
     });
@@ -116,14 +117,14 @@ fn a_drain_lets_what_runs_finish_and_takes_no_more() {
             async move { Response::new(ResponseHead::new(StatusCode::OK, Headers::new()), body) }
         })
         .await;
-        let mut response = client.send(get("/")).await.unwrap();
+        let mut response = client.send(&mut get("/")).await.unwrap();
         server.drain.drain(Duration::from_secs(30));
         assert!(!client.was_asked_to_go());
         until("the client must be told", || !client.is_open()).await;
         assert!(client.was_asked_to_go());
-        let error = client.send(get("/new")).await.unwrap_err();
+        let error = client.send(&mut get("/new")).await.unwrap_err();
         assert_eq!(error.delivered, Delivered::No);
-        assert!(error.request.is_some());
+        assert!(error.intact);
         assert!(!server.task.is_finished());
         answer.data(b"late");
         answer.close();
@@ -148,7 +149,7 @@ fn a_forced_drain_cuts_what_is_left() {
         })
         .await;
         let sender = client.clone();
-        let send = spawn_local("send", async move { sender.send(get("/")).await.unwrap_err() });
+        let send = spawn_local("send", async move { sender.send(&mut get("/")).await.unwrap_err() });
         until("the request must be in flight", || client.in_flight() == 1).await;
         for _ in 0..100 {
             tokio::task::yield_now().await;
@@ -170,11 +171,12 @@ fn a_request_that_was_never_written_is_known_as_undelivered() {
             ClientConnection::handshake(Stream::Duplex(near), &Settings::mesh()).await.unwrap();
         // The peer is gone, which the driver finds out when it is about to write.
         drop(far);
-        let send = client.send(get("/kept"));
+        let mut kept = get("/kept");
+        let send = client.send(&mut kept);
         let (sent, ()) = tokio::join!(send, driver);
         let error = sent.unwrap_err();
-        assert_eq!(error.delivered, Delivered::No);
-        assert_eq!(error.request.unwrap().head.path(), "/kept");
+        assert_eq!((error.delivered, error.intact), (Delivered::No, true));
+        assert_eq!(kept.head.path(), "/kept");
         assert!(!client.is_open());
     });
 }
@@ -193,11 +195,11 @@ fn the_peers_limit_of_streams_is_reported_not_waited_for() {
         for _ in 0..3 {
             assert!(client.has_room());
             let client = client.clone();
-            drop(spawn_local("send", async move { client.send(get("/")).await.is_ok() }));
+            drop(spawn_local("send", async move { client.send(&mut get("/")).await.is_ok() }));
             tokio::task::yield_now().await;
         }
         assert!(!client.has_room());
-        let error = client.send(get("/")).await.unwrap_err();
+        let error = client.send(&mut get("/")).await.unwrap_err();
         assert_eq!((error.reason, error.delivered), (Reason::Overloaded, Delivered::No));
         server.task.abort();
     });
@@ -208,7 +210,7 @@ fn the_connection_closes_when_the_last_handle_is_dropped() {
     run(async {
         let (client, server) =
             pair(Settings::mesh(), |_| async { Response::text(StatusCode::OK, "x") }).await;
-        let response = client.send(get("/")).await.unwrap();
+        let response = client.send(&mut get("/")).await.unwrap();
         drop(client);
         assert_eq!(text(response).await, "x");
         assert_eq!(server.task.await.unwrap(), Ended::Closed);
@@ -239,7 +241,7 @@ fn a_silent_peer_is_found_out_by_either_side() {
 
         let (near, far) = tokio::io::duplex(1 << 16);
         let client = connect(Stream::Duplex(near), &Settings::mesh()).await;
-        let error = client.send(get("/")).await.unwrap_err();
+        let error = client.send(&mut get("/")).await.unwrap_err();
         assert_eq!((error.reason, error.delivered), (Reason::ConnectionReset, Delivered::Maybe));
         assert!(!client.is_open());
         drop(far);
@@ -250,10 +252,10 @@ fn a_silent_peer_is_found_out_by_either_side() {
 fn pings_keep_a_living_connection_and_idleness_ends_it() {
     run_paused(async {
         let (client, server) = pair(Settings::mesh(), |_| async { Response::empty(StatusCode::OK) }).await;
-        client.send(get("/")).await.unwrap();
+        client.send(&mut get("/")).await.unwrap();
         tokio::time::sleep(Duration::from_secs(250)).await;
         assert!(client.is_open());
-        client.send(get("/")).await.unwrap();
+        client.send(&mut get("/")).await.unwrap();
         tokio::time::sleep(Duration::from_secs(250)).await;
         assert!(client.is_open());
         assert_eq!(server.task.await.unwrap(), Ended::Closed);
@@ -283,7 +285,7 @@ fn a_client_that_takes_nothing_of_the_answer_is_cut_off() {
         })
         .await;
         source.push(Ok(Frame::Data(Bytes::from(vec![0; 2_000_000]))));
-        let response = client.send(get("/")).await.unwrap();
+        let response = client.send(&mut get("/")).await.unwrap();
         tokio::time::sleep(Duration::from_secs(299)).await;
         assert!(!source.is_dropped());
         tokio::time::sleep(Duration::from_secs(2)).await;

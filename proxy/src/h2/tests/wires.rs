@@ -9,7 +9,7 @@ struct Near(ClientConnection);
 impl Handler for Near {
     async fn call(&self, mut request: Request) -> Response {
         request.head.headers_mut().remove_hop_by_hop(false);
-        match self.0.send(request).await {
+        match self.0.send(&mut request).await {
             Ok(response) => response,
             Err(error) => Response::local(error.reason),
         }
@@ -27,7 +27,7 @@ async fn chain() -> (DuplexStream, DuplexStream) {
         let connection = far.borrow_mut().take();
         async move {
             request.head.headers_mut().remove_hop_by_hop(false);
-            connection.unwrap().send(request, None).await.unwrap()
+            connection.unwrap().send(&mut request, None).await.unwrap()
         }
     })
     .await;
