@@ -9,7 +9,7 @@ use weft_model::route::{Fraction, SessionCarrier, SessionPersistence};
 use weft_model::service::Service;
 use weft_model::spiffe::SpiffeId;
 use weft_model::traffic::{
-    Algorithm, Concurrency, Connections, FailureKind, Fault, HashOn, LoadBalancing, Per, RateLimit, Traffic,
+    Concurrency, Connections, FailureKind, Fault, HashOn, LoadBalancing, Per, RateLimit, Traffic,
     ZonePreference,
 };
 use weft_proxy::outbound::connections::DEFAULT_CONNECTION_WAIT;
@@ -84,14 +84,7 @@ pub(super) fn lines(traffic: &Traffic) -> Vec<String> {
 }
 
 fn balancing(held: &LoadBalancing) -> String {
-    let mut text = match held.algorithm {
-        Algorithm::PeakEwma => "PeakEwma",
-        Algorithm::LeastRequest => "LeastRequest",
-        Algorithm::RoundRobin => "RoundRobin",
-        Algorithm::Random => "Random",
-        Algorithm::ConsistentHash => "ConsistentHash",
-    }
-    .to_owned();
+    let mut text = held.algorithm.as_str().to_owned();
     match &held.hash {
         Some(HashOn::Header(name)) => text += &format!(" of the header {name}"),
         Some(HashOn::Cookie(name)) => text += &format!(" of the cookie {name}"),

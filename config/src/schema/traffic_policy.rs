@@ -18,15 +18,6 @@ use weft_model::traffic::{
     ZonePreference,
 };
 
-/// The algorithms by name.
-const ALGORITHMS: [(&str, Algorithm); 5] = [
-    ("PeakEwma", Algorithm::PeakEwma),
-    ("LeastRequest", Algorithm::LeastRequest),
-    ("Random", Algorithm::Random),
-    ("RoundRobin", Algorithm::RoundRobin),
-    ("ConsistentHash", Algorithm::ConsistentHash),
-];
-
 /// Zones' preferences by name.
 const ZONES: [(&str, ZonePreference); 2] = [("Any", ZonePreference::Any), ("Prefer", ZonePreference::Prefer)];
 
@@ -99,7 +90,7 @@ fn section<T>(spec: &Object<'_>, key: &'static str, read: impl FnOnce(&Object<'_
 
 fn load_balancing(object: &Object<'_>) -> LoadBalancing {
     let default = LoadBalancing::default();
-    let written = object.take("algorithm").and_then(|value| value.choice(&ALGORITHMS));
+    let written = object.take("algorithm").and_then(|value| value.choice(&Algorithm::NAMED));
     let algorithm = written.map_or(default.algorithm, |held| held.value);
     let hash = object.take("hash").and_then(hash);
     if algorithm == Algorithm::ConsistentHash && !object.has("hash") {

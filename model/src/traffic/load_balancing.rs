@@ -33,6 +33,22 @@ pub enum Algorithm {
     ConsistentHash,
 }
 
+impl Algorithm {
+    /// Each by the name that policies give it.
+    pub const NAMED: [(&'static str, Self); 5] = [
+        ("PeakEwma", Self::PeakEwma),
+        ("LeastRequest", Self::LeastRequest),
+        ("Random", Self::Random),
+        ("RoundRobin", Self::RoundRobin),
+        ("ConsistentHash", Self::ConsistentHash),
+    ];
+
+    /// The name that policies give it.
+    pub fn as_str(self) -> &'static str {
+        Self::NAMED.into_iter().find(|(_, held)| *held == self).map_or("", |(name, _)| name)
+    }
+}
+
 /// What of a request is hashed.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum HashOn {
@@ -53,4 +69,26 @@ pub enum ZonePreference {
     Any,
     /// The own zone's, while they are healthy and not overloaded.
     Prefer,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_algorithm_has_its_name() {
+        for (name, algorithm) in Algorithm::NAMED {
+            assert_eq!(algorithm.as_str(), name);
+            // One more here wants one more above.
+            match algorithm {
+                Algorithm::PeakEwma
+                | Algorithm::LeastRequest
+                | Algorithm::Random
+                | Algorithm::RoundRobin
+                | Algorithm::ConsistentHash => {}
+            }
+        }
+        let names: std::collections::HashSet<_> = Algorithm::NAMED.map(|(name, _)| name).into();
+        assert_eq!(names.len(), Algorithm::NAMED.len());
+    }
 }
