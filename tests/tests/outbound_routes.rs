@@ -332,7 +332,9 @@ const LATER: &str = "expires: '2099-01-01T00:00:00Z'";
 
 #[tokio::test]
 async fn faults_answer_the_requests_that_they_are_for_and_nothing_of_them_is_sent() {
-    let shop = Shop::start("HTTPRoute", "[{ retry: { codes: [503], attempts: 3, backoff: 1ms } }]").await;
+    let rules = "[{ filters: [{ type: RequestMirror, requestMirror: { backendRef: { name: audit, namespace: other, port: 80 } } \
+                 }], retry: { codes: [503], attempts: 3, backoff: 1ms } }]";
+    let shop = Shop::start("HTTPRoute", rules).await;
     let other = "match: { principals: [cluster.local/ns/shop/sa/other] }, abort: { httpStatus: 500 }";
     let own = "match: { principals: [cluster.local/ns/shop/sa/web], methods: [GET], path: { value: /broken }, headers: [{ name: \
                x-team, value: red }] }, abort: { httpStatus: 503 }";
@@ -354,7 +356,9 @@ async fn faults_answer_the_requests_that_they_are_for_and_nothing_of_them_is_sen
     ] {
         web.send(&request.id(id)).await.passed();
         assert_eq!(shop.executed(id), 1, "{id}");
+        wait::until("what goes out is copied", async || shop.audit.count(id) == 1).await;
     }
+    assert_eq!(shop.audit.count("broken"), 0, "nor is a copy of it sent");
     let metrics = shop.mesh.proxy("shop/web-1").metrics().await;
     assert!(metrics.sum("weft_outbound_faults_total", &[("kind", "abort")]) >= 5.0);
     // It ends by itself: nobody removes it.
