@@ -5,7 +5,8 @@
 //! answered, whatever the socket's permissions say.
 
 use super::responder::{Answer, Listener};
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::{Mode, fchmod};
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
@@ -15,6 +16,9 @@ use tokio::net::{UnixListener, UnixStream};
 
 /// The socket's name in the state directory.
 pub const FILE: &str = "admin.sock";
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
 
 /// A socket that is listened on; its file goes with it.
 #[derive(Debug)]
@@ -48,14 +52,20 @@ pub fn bind(path: &Path) -> io::Result<Bound> {
             Err(error) => return Err(error),
         },
     }
-    // Private from its first moment on. No other thread runs yet that could make a file meanwhile.
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let bound = StdListener::bind(path);
-    umask(before);
-    let listener = bound?;
+    let socket = private()?;
+    socket.bind(&SockAddr::unix(path)?)?;
     let file = SocketFile(path.to_owned());
-    listener.set_nonblocking(true)?;
-    Ok(Bound { listener, file })
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(Bound { listener: socket.into(), file })
+}
+
+/// A socket that has no file yet, for its user alone. The file gets the socket's mode, less the umask, and is
+/// private from its first moment on. A changed umask would be every thread's.
+fn private() -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    Ok(socket)
 }
 
 // === impl Bound ===
@@ -98,7 +108,13 @@ impl Drop for SocketFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sched::{CloneFlags, unshare};
+    use nix::sys::stat::{fstat, umask};
     use std::os::unix::fs::PermissionsExt;
+
+    fn rights(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
 
     #[test]
     fn only_root_and_the_own_user_may_ask() {
@@ -114,7 +130,7 @@ mod tests {
         drop(StdListener::bind(&path).unwrap());
         assert!(path.exists(), "a closed socket leaves its file");
         let held = bind(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(rights(&path), 0o600);
         let error = bind(&path).unwrap_err().to_string();
         assert!(error.contains("another process"), "{error}");
         drop(held);
@@ -122,5 +138,23 @@ mod tests {
         fs::write(&path, "no socket").unwrap();
         assert!(bind(&path).unwrap_err().to_string().contains("something else"));
         assert_eq!(fs::read(&path).unwrap(), b"no socket", "and it is left alone");
+    }
+
+    #[test]
+    fn the_file_is_private_before_it_has_a_name_whatever_the_umask() {
+        assert_eq!(fstat(private().unwrap()).unwrap().st_mode & 0o777, 0o600);
+        let directory = tempfile::tempdir().unwrap();
+        let in_a_thread = || {
+            let (own, open) = (directory.path().join(FILE), directory.path().join("open"));
+            // A umask of this thread's own, since others make files meanwhile. A sandbox may forbid that.
+            let permissive = unshare(CloneFlags::CLONE_FS).map(|()| umask(Mode::empty())).is_ok();
+            let _held = (bind(&own).unwrap(), StdListener::bind(&open).unwrap());
+            assert_eq!(rights(&own), 0o600);
+            if permissive {
+                assert_eq!(rights(&open), 0o777);
+                assert_eq!(umask(Mode::empty()), Mode::empty(), "it is left as it is");
+            }
+        };
+        std::thread::scope(|scope| scope.spawn(in_a_thread).join()).unwrap();
     }
 }
