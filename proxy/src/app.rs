@@ -345,8 +345,10 @@ fn listen(setting: &str, address: SocketAddr, count: usize) -> Result<Vec<TcpLis
         AppError::Bind { setting: setting.to_owned(), address, why, lacks_family: lacks_ipv6(error) }
     };
     // Without sharing first: with it, a second proxy on the same port would silently take half of
-    // this one's connections.
-    let first = match socket(address, false) {
+    // this one's connections. A port of the kernel's choice is one that nobody has, and that somebody
+    // could take between two sockets.
+    let shared = count > 1 && address.port() == 0;
+    let first = match socket(address, shared) {
         // A machine without IPv6 has no [::]: then every address there is is an IPv4 one.
         Err(error) if lacks_ipv6(&error) && address.ip().is_unspecified() => {
             let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
@@ -359,12 +361,12 @@ fn listen(setting: &str, address: SocketAddr, count: usize) -> Result<Vec<TcpLis
         Err(error) => return Err(failed(address, &error)),
         Ok(listener) => listener,
     };
-    if count == 1 {
-        return Ok(vec![first]);
-    }
-    let address = first.local_addr().map_err(|error| failed(address, &error))?;
-    drop(first);
-    let first = socket(address, true).map_err(|error| failed(address, &error))?;
+    let first = if count == 1 || shared {
+        first
+    } else {
+        drop(first);
+        socket(address, true).map_err(|error| failed(address, &error))?
+    };
     more(first, count).map_err(|error| failed(address, &error))
 }
 
@@ -412,6 +414,7 @@ fn raise_descriptor_limit() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     fn loopback() -> SocketAddr {
         "127.0.0.1:0".parse().unwrap()
@@ -439,6 +442,17 @@ mod tests {
         let address = taken[0].local_addr().unwrap();
         assert!(listen("two", address, 2).is_err());
         assert!(listen("two", address, 1).is_err());
+    }
+
+    #[test]
+    fn a_port_of_the_kernels_choice_is_one_proxys_alone() {
+        let all: Vec<_> = (0..100).map(|_| listen("one", loopback(), 2).unwrap()).collect();
+        let ports = all.iter().map(|listeners| {
+            let [first, second] = [&listeners[0], &listeners[1]].map(|held| held.local_addr().unwrap());
+            assert_eq!(first, second);
+            first.port()
+        });
+        assert_eq!(ports.collect::<BTreeSet<_>>().len(), all.len());
     }
 
     #[test]
