@@ -96,7 +96,8 @@ impl Index {
             metrics,
         };
         index.status.borrow().warnings.iter().for_each(log_warning);
-        index.report();
+        index.count_generation(&index.snapshots.borrow());
+        index.count_errors(&index.status.borrow());
         Ok(index)
     }
 
@@ -162,7 +163,6 @@ impl Index {
             }
         };
         self.metrics.source_changes.shared([outcome]).inc();
-        self.report();
     }
 
     fn publish(&mut self, resolved: Resolved) -> &'static str {
@@ -174,8 +174,8 @@ impl Index {
                 "the trust domain cannot change while the control API runs: nothing of this change is applied"
             );
             let message = "the trust domain cannot change while the control API runs";
-            self.status.send_modify(|status| {
-                Arc::make_mut(status).refused = vec![Diagnostic {
+            self.tell(|status| {
+                status.refused = vec![Diagnostic {
                     severity: Severity::Error,
                     file: String::new(),
                     line: 1,
@@ -207,7 +207,7 @@ impl Index {
             change = %Diff::between(Some(&before), &snapshot),
             "configuration changed"
         );
-        self.snapshots.send_replace(Arc::new(snapshot));
+        self.serve(snapshot);
         // Proxies come first: what was good is remembered after they have been told.
         let kept = self.last_good.accept(&resolved.files);
         self.written_unless(kept);
@@ -218,8 +218,7 @@ impl Index {
         let warnings = warnings(&resolved.compilation.diagnostics);
         let held = self.status.borrow().clone();
         warnings.iter().filter(|warning| !held.warnings.contains(warning)).for_each(log_warning);
-        self.status.send_modify(|status| {
-            let status = Arc::make_mut(status);
+        self.tell(|status| {
             status.problems = resolved.problems;
             status.refused = Vec::new();
             status.warnings = warnings;
@@ -239,15 +238,12 @@ impl Index {
             if self.pending.is_none() {
                 self.metrics.source_changes.shared([outcome]).inc();
             }
-            self.report();
         } else if self.last_good.is_behind() {
             let kept = self.last_good.write();
             self.written_unless(kept);
-            self.report();
         } else if self.filled == self.keys.version() && self.status.borrow().unwritten.is_some() {
             // What could not be written was taken back, or refused for another reason.
             self.written_unless(Ok(()));
-            self.report();
         }
     }
 
@@ -268,7 +264,7 @@ impl Index {
                     change = %Diff::between(Some(&before), &snapshot),
                     "keys changed"
                 );
-                self.snapshots.send_replace(Arc::new(snapshot));
+                self.serve(snapshot);
                 self.filled = version;
                 if !self.last_good.is_behind() {
                     self.written_unless(Ok(()));
@@ -278,7 +274,6 @@ impl Index {
                 self.unwritten("keys that were fetched, or became too old, are not applied", &error)
             }
         }
-        self.report();
     }
 
     fn unwritten(&mut self, effect: &str, error: &StateError) {
@@ -286,7 +281,7 @@ impl Index {
         let said = format!("{effect}: {}", crate::chain(error));
         if self.status.borrow().unwritten.as_ref() != Some(&said) {
             tracing::error!(reason = said, "the state directory cannot be written; it is tried again");
-            self.status.send_modify(|status| Arc::make_mut(status).unwritten = Some(said));
+            self.tell(|status| status.unwritten = Some(said));
         }
     }
 
@@ -295,7 +290,7 @@ impl Index {
             self.unwritten("a restart would not find all of the last good files", &error);
         } else if self.pending.is_none() && self.status.borrow().unwritten.is_some() {
             tracing::info!("the state directory can be written again");
-            self.status.send_modify(|status| Arc::make_mut(status).unwritten = None);
+            self.tell(|status| status.unwritten = None);
         }
     }
 
@@ -308,7 +303,7 @@ impl Index {
                 "nothing of this change is applied"
             );
         }
-        self.status.send_modify(|status| Arc::make_mut(status).refused = refused.diagnostics);
+        self.tell(|status| status.refused = refused.diagnostics);
     }
 
     fn seen(&self, settled: bool) {
@@ -326,14 +321,32 @@ impl Index {
         let new = self.status.borrow().unreadable.as_ref() != Some(&said);
         if new {
             tracing::error!(error = said, "the source cannot be read; what was served stays");
-            self.status.send_modify(|status| Arc::make_mut(status).unreadable = Some(said));
+            self.tell(|status| status.unreadable = Some(said));
         }
     }
 
-    fn report(&self) {
-        let number = self.snapshots.borrow().generation().number;
+    // Puts it in force.
+    fn serve(&self, snapshot: Snapshot) {
+        self.count_generation(&snapshot);
+        self.snapshots.send_replace(Arc::new(snapshot));
+    }
+
+    // Changes what is said of the source. Nobody sees it before the metric says the same.
+    fn tell(&self, change: impl FnOnce(&mut SourceStatus)) {
+        self.status.send_modify(|status| {
+            let status = Arc::make_mut(status);
+            change(status);
+            self.count_errors(status);
+        });
+    }
+
+    fn count_generation(&self, snapshot: &Snapshot) {
+        let number = snapshot.generation().number;
         self.metrics.generation.shared([]).set(i64::try_from(number).unwrap_or(i64::MAX));
-        let bad = self.status.borrow().errors();
+    }
+
+    fn count_errors(&self, status: &SourceStatus) {
+        let bad = status.errors();
         self.metrics.source_errors.shared([]).set(i64::try_from(bad).unwrap_or(i64::MAX));
     }
 }

@@ -12,6 +12,7 @@ const BOTH: [(&str, &str); 2] = [("deny.yaml", DENY), ("workload.yaml", WORKLOAD
 
 struct Fixture {
     index: Index,
+    registry: Registry,
     state: PathBuf,
     _temporary: tempfile::TempDir,
 }
@@ -20,14 +21,15 @@ impl Fixture {
     fn new(files: &[(&str, &str)]) -> Self {
         let temporary = tempfile::tempdir().unwrap();
         let state = Arc::new(StateDirectory::open(&temporary.path().join("state")).unwrap());
-        let metrics = Arc::new(Metrics::new(&Registry::new("weft-control", "1").unwrap()).unwrap());
+        let registry = Registry::new("weft-control", "1").unwrap();
+        let metrics = Arc::new(Metrics::new(&registry).unwrap());
         let keys = KeyStore::open(JwksSettings::default(), &state, metrics.clone()).unwrap();
         let last_good = LastGood::load(&state).unwrap();
         let resolved = resolve(&documents(files), &last_good, true, &mut weft_config::compile).unwrap();
         let trust_domain = resolved.compilation.mesh.config.trust_domain.clone();
         let trust = TrustBundle { trust_domain, roots: vec![vec![1]] };
         let index = Index::start(&state, resolved, trust, last_good, Arc::new(keys), metrics).unwrap();
-        Self { index, state: temporary.path().join("state"), _temporary: temporary }
+        Self { index, registry, state: temporary.path().join("state"), _temporary: temporary }
     }
 
     fn apply(&mut self, files: &[(&str, &str)]) {
@@ -56,11 +58,21 @@ impl Fixture {
     }
 
     fn generation(&self) -> u64 {
-        self.index.snapshots.borrow().generation().number
+        let number = self.index.snapshots.borrow().generation().number;
+        self.counted("generation", number);
+        number
     }
 
+    /// What is told, and counted for alarms just so.
     fn status(&self) -> Arc<SourceStatus> {
-        self.index.status.borrow().clone()
+        let status = self.index.status.borrow().clone();
+        self.counted("source_errors", status.errors());
+        status
+    }
+
+    fn counted(&self, name: &str, value: impl std::fmt::Display) {
+        let (line, text) = (format!("\nweft_control_{name} {value}\n"), self.registry.encode());
+        assert!(text.contains(&line), "{line}{text}");
     }
 }
 
