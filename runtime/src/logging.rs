@@ -169,6 +169,9 @@ mod tests {
     struct Evil(#[source] io::Error);
 
     fn captured(filter: &str, format: Format, body: impl FnOnce(&LogHandle)) -> String {
+        // The greatest level that is looked at is the process's: one test's changes are seen by another.
+        static ONE: Mutex<()> = Mutex::new(());
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let out = Captured::default();
         let writer = out.clone();
         let (subscriber, handle) = subscriber(&filter.parse().unwrap(), format, move || writer.clone());

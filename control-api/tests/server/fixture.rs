@@ -157,6 +157,9 @@ impl TestServer {
     pub(crate) fn write(&self, name: &str, text: &str) {
         let temporary = self.policies().join(".temporary");
         fs::write(&temporary, text).unwrap();
+        // However coarse the file system's clock is, it shows that the file was whole.
+        let written = SystemTime::now() - Duration::from_secs(1);
+        fs::File::options().write(true).open(&temporary).unwrap().set_modified(written).unwrap();
         fs::rename(temporary, self.policies().join(name)).unwrap();
     }
 

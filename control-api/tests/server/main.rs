@@ -80,9 +80,8 @@ fn an_edit_is_pushed_within_milliseconds() {
             assert_eq!(stream.batch().await.names(Kind::Authorization), ["AuthorizationPolicy/shop/cart"]);
             times.push(started.elapsed());
         }
-        times.sort();
-        // The median, and a bound that holds on a busy machine with an unoptimised build.
-        assert!(times[4] < Duration::from_millis(150), "{times:?}");
+        // The least: a wait that is built in is in every round, a busy machine's only in some.
+        assert!(times.iter().min().unwrap() < &Duration::from_millis(60), "{times:?}");
     });
 }
 
@@ -323,7 +322,8 @@ fn a_restart_keeps_authority_tokens_and_generation_and_a_stream_resumes() {
 
 #[test]
 fn the_servers_own_certificate_renews_and_open_streams_live_on() {
-    let server = TestServer::start("2s");
+    // Short enough to be renewed soon, with seconds for a busy machine before the first one ends.
+    let server = TestServer::start("6s");
     server.run(async |server| {
         let issuer_state = StateDirectory::open_shared(server.state()).unwrap();
         let root = Root::load_or_create(&issuer_state, &"cluster.local".parse().unwrap()).unwrap();

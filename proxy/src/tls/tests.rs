@@ -140,17 +140,26 @@ fn a_description_is_believed_of_the_own_trust_domain_only() {
 fn a_chain_that_is_known_is_still_judged_by_time_and_use() {
     let authority = Authority::new("cluster.local");
     let verifier = verifier(&[&authority]);
-    let wanted = Wanted { usages: vec![ExtendedKeyUsagePurpose::ClientAuth], ..Wanted::default() };
+    // The clock is read once: a second may begin at any time, and the bounds are exact.
+    let at = now();
+    let wanted = Wanted {
+        not_before: at - 120 * SECOND,
+        not_after: at + 3600 * SECOND,
+        usages: vec![ExtendedKeyUsagePurpose::ClientAuth],
+        ..Wanted::default()
+    };
     let chain = authority.make(&wanted).chain;
     let judged = |chain: &[CertificateDer<'static>], side, at| verifier.check(chain, side, at).map(|_| ());
-    let first = verifier.check(&chain, Side::Client, now()).unwrap();
-    assert!(Arc::ptr_eq(&first, &verifier.check(&chain, Side::Client, now()).unwrap()));
-    assert_eq!(judged(&chain, Side::Server, now()), Err(VerifyError::Purpose));
-    assert_eq!(judged(&chain, Side::Client, now() + 3601 * SECOND), Err(VerifyError::Expired));
-    assert_eq!(judged(&chain, Side::Client, now() - 121 * SECOND), Err(VerifyError::NotYetValid));
-    assert_eq!(judged(&chain, Side::Client, now()), Ok(()));
+    let first = verifier.check(&chain, Side::Client, at).unwrap();
+    assert!(Arc::ptr_eq(&first, &verifier.check(&chain, Side::Client, at).unwrap()));
+    assert_eq!(judged(&chain, Side::Server, at), Err(VerifyError::Purpose));
+    assert_eq!(judged(&chain, Side::Client, at + 3600 * SECOND), Ok(()));
+    assert_eq!(judged(&chain, Side::Client, at + 3601 * SECOND), Err(VerifyError::Expired));
+    assert_eq!(judged(&chain, Side::Client, at - 120 * SECOND), Ok(()));
+    assert_eq!(judged(&chain, Side::Client, at - 121 * SECOND), Err(VerifyError::NotYetValid));
+    assert_eq!(judged(&chain, Side::Client, at), Ok(()));
     let stranger = Authority::new("cluster.local").make(&wanted).chain;
-    assert_eq!(judged(&stranger, Side::Client, now()), Err(VerifyError::UnknownIssuer));
+    assert_eq!(judged(&stranger, Side::Client, at), Err(VerifyError::UnknownIssuer));
 }
 
 #[test]
