@@ -7,9 +7,10 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
 use weft_model::reason::Reason;
 
 /// Lines that may wait for the writer.
@@ -48,7 +49,7 @@ impl FromStr for Mode {
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     mode: Mode,
-    lines: Option<mpsc::SyncSender<String>>,
+    lines: Option<mpsc::Sender<String>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -113,10 +114,11 @@ impl AccessLog {
         if mode == Mode::Off {
             return Ok(Self { mode, lines: None, dropped });
         }
-        let (lines, queue) = mpsc::sync_channel::<String>(QUEUE_LINES);
+        // It takes memory for the lines that wait, where the standard library's takes it for all that could.
+        let (lines, mut queue) = mpsc::channel::<String>(QUEUE_LINES);
         std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
             // Ends with the last handle. A closed standard output must not end the proxy.
-            while let Ok(line) = queue.recv() {
+            while let Some(line) = queue.blocking_recv() {
                 let _ = output.write_all(line.as_bytes());
                 let _ = output.flush();
             }

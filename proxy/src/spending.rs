@@ -7,12 +7,13 @@
 //! a moment. And where what arrives is retries to more than the share that a budget allows, failing answers are
 //! marked, too: each caller has a budget, and they add up here.
 //!
-//! Everything is in atomics and bounded. A trace that is pushed out of its slot is handled as one
+//! Everything is in atomics and bounded, and there only once a request with a trace has come. A trace that is pushed out of its slot is handled as one
 //! that was not passed on: callers then retry less, not more.
 
 use crate::http::{Headers, Known};
 use crate::outbound::budget::{Allowance, RetryBudget};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -49,8 +50,8 @@ pub struct Spending {
     start: Instant,
     /// So that nobody can choose a trace that falls into another's slot.
     key: RandomState,
-    came: Box<[AtomicU64]>,
-    spent: Box<[[AtomicU64; WAYS]]>,
+    came: OnceLock<Box<[AtomicU64]>>,
+    spent: OnceLock<Box<[[AtomicU64; WAYS]]>>,
     /// When something was spent whose cause is not known, in milliseconds since the start; 0: never.
     untraced: AtomicU64,
     arrived: RetryBudget,
@@ -88,8 +89,8 @@ impl Spending {
         Self {
             start,
             key: RandomState::new(),
-            came: (0..CAME_SLOTS).map(|_| AtomicU64::new(0)).collect(),
-            spent: (0..SPENT_SETS).map(|_| Default::default()).collect(),
+            came: OnceLock::new(),
+            spent: OnceLock::new(),
             untraced: AtomicU64::new(0),
             arrived: RetryBudget::new(start),
             allowance: Allowance::default(),
@@ -99,7 +100,8 @@ impl Spending {
     /// A request came in, as which try of its caller's.
     pub fn arrived(&self, trace: Option<Trace>, attempt: u32, now: Instant) {
         if let Some(hash) = trace.map(|trace| self.hash(trace)) {
-            self.came[slot(hash, CAME_SLOTS)].store(hash, Ordering::Relaxed);
+            let came = self.came.get_or_init(|| (0..CAME_SLOTS).map(|_| AtomicU64::new(0)).collect());
+            came[slot(hash, CAME_SLOTS)].store(hash, Ordering::Relaxed);
         }
         if attempt > 1 {
             self.arrived.retry(now, &self.allowance);
@@ -111,7 +113,10 @@ impl Spending {
     /// A call of the application's was retried in vain or may not be, or whom it called has spent its own.
     pub fn spent(&self, trace: Option<Trace>, now: Instant) {
         let hash = trace.map(|trace| self.hash(trace));
-        let came = hash.filter(|hash| self.came[slot(*hash, CAME_SLOTS)].load(Ordering::Relaxed) == *hash);
+        let came = hash.filter(|hash| {
+            let came = self.came.get().map(|came| &came[slot(*hash, CAME_SLOTS)]);
+            came.is_some_and(|held| held.load(Ordering::Relaxed) == *hash)
+        });
         let time = self.milliseconds(now);
         if !came.is_some_and(|hash| self.note(hash, time)) {
             self.untraced.store(time, Ordering::Relaxed);
@@ -122,9 +127,10 @@ impl Spending {
     fn note(&self, hash: u64, time: u64) -> bool {
         let tag = hash & !TIME_MASK;
         let word = tag | time & TIME_MASK;
+        let spent = self.spent.get_or_init(|| (0..SPENT_SETS).map(|_| Default::default()).collect());
         loop {
             let mut oldest: Option<(u64, u64, &AtomicU64)> = None;
-            for way in &self.spent[slot(hash, SPENT_SETS)] {
+            for way in &spent[slot(hash, SPENT_SETS)] {
                 let held = way.load(Ordering::Relaxed);
                 // Its own place comes before all others, then an empty one.
                 let age = match held {
@@ -154,7 +160,8 @@ impl Spending {
     }
 
     fn is_marked(&self, hash: u64, time: u64) -> bool {
-        self.spent[slot(hash, SPENT_SETS)].iter().any(|way| {
+        let Some(spent) = self.spent.get() else { return false };
+        spent[slot(hash, SPENT_SETS)].iter().any(|way| {
             let word = way.load(Ordering::Relaxed);
             let age = time.wrapping_sub(word) & TIME_MASK;
             word & !TIME_MASK == hash & !TIME_MASK && age < TRACE_MARK_AGE_MAX.as_millis() as u64
