@@ -167,7 +167,11 @@ fn main() {
             token: None,
             bypass: None,
         },
-        outbound: weft_proxy::settings::OutboundSettings { listen: None, services: vec![] },
+        outbound: weft_proxy::settings::OutboundSettings {
+            listen: None,
+            services: vec![],
+            connect_timeout: weft_proxy::pool::DEFAULT_CONNECT_TIMEOUT,
+        },
         inbound: vec![],
         capture: None,
         metrics: address(1),

@@ -16,6 +16,7 @@ pub use flags::Flags;
 use crate::access_log::Mode;
 use crate::http::Limits;
 use crate::http::limits::DEFAULT_STALL_TIMEOUT;
+use crate::pool::DEFAULT_CONNECT_TIMEOUT;
 use crate::rules::settings::Bypass;
 use crate::socket::TcpSettings;
 use std::fmt;
@@ -49,6 +50,10 @@ pub const DEFAULT_PROBE_INTERVAL: Duration = Duration::from_secs(30);
 pub const DEFAULT_LAST_GOOD_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Without a quota every processor of a node would be this proxy's: two carry more than one pod asks for.
 pub const DEFAULT_WORKERS_MAX: usize = 2;
+/// Less, and a healthy endpoint of another zone may be too slow.
+const CONNECT_TIMEOUT_MIN: Duration = Duration::from_millis(10);
+/// Longer, and whoever asked has left.
+const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// All settings, checked.
 #[derive(Clone, Debug)]
@@ -121,6 +126,8 @@ pub struct OutboundSettings {
     pub listen: Option<SocketAddr>,
     /// Ports that lead to one Service each.
     pub services: Vec<ServiceSettings>,
+    /// How long a connection to an endpoint may take to be made, TCP and TLS together.
+    pub connect_timeout: Duration,
 }
 
 /// A port that leads to one Service.
@@ -192,6 +199,17 @@ impl FromStr for ControlAddress {
 impl fmt::Display for ControlAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+// === impl OutboundSettings ===
+
+impl OutboundSettings {
+    /// The first value that cannot be: which, its bounds.
+    fn wrong(&self) -> Option<(&'static str, Duration, Duration, Duration)> {
+        let (min, max) = (CONNECT_TIMEOUT_MIN, CONNECT_TIMEOUT_MAX);
+        let value = self.connect_timeout;
+        (!(min..=max).contains(&value)).then_some(("outbound.connectTimeout", value, min, max))
     }
 }
 
@@ -311,7 +329,15 @@ impl Settings {
                 .or(file.workload.map(file::Parsed::into_inner))
                 .ok_or_else(|| SettingsError::missing("workload", "workload"))?,
             control,
-            outbound: OutboundSettings { listen: outbound_listen.0, services },
+            outbound: OutboundSettings {
+                listen: outbound_listen.0,
+                services,
+                connect_timeout: duration(
+                    flags.connect_timeout,
+                    file.outbound.connect_timeout,
+                    DEFAULT_CONNECT_TIMEOUT,
+                ),
+            },
             inbound,
             capture,
             metrics: address(flags.metrics_listen, file.metrics.listen, DEFAULT_METRICS_LISTEN),

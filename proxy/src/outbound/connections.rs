@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use weft_model::reason::Reason;
 
 /// How long a request waits for a connection to come free, where its Service's owner does not say: as long
-/// as making one may take.
+/// as making one may take, unless the proxy's settings say otherwise.
 pub const DEFAULT_CONNECTION_WAIT: Duration = crate::pool::DEFAULT_CONNECT_TIMEOUT;
 
 /// What one worker has of the connections to one port of a Service.

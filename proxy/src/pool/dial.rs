@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use weft_model::reason::Reason;
 
 /// How long a TCP and TLS handshake may take together. Within a cluster a second is three lost
-/// packets; longer, and another endpoint is the better try.
+/// packets; longer, and another endpoint is the better try. `outbound.connectTimeout` says otherwise.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How to get a connection.
@@ -40,7 +40,12 @@ impl Dial {
         direction: Direction,
         alpn: MeshAlpn,
     ) -> Result<Stream, Reason> {
-        let deadline = Instant::now() + DEFAULT_CONNECT_TIMEOUT;
+        let timeout = match direction {
+            Direction::Outbound => worker.shared.settings.outbound.connect_timeout,
+            // The application beside the proxy.
+            Direction::Inbound => DEFAULT_CONNECT_TIMEOUT,
+        };
+        let deadline = Instant::now() + timeout;
         let tcp = match tokio::time::timeout_at(deadline.into(), self.tcp(worker, address)).await {
             Err(_) => return Err(Reason::ConnectTimeout),
             Ok(Err(error)) => {

@@ -71,7 +71,7 @@ impl Settings {
                 )));
             }
         }
-        if let Some((name, value, min, max)) = self.tcp.wrong() {
+        if let Some((name, value, min, max)) = self.outbound.wrong().or_else(|| self.tcp.wrong()) {
             return Err(SettingsError::new(format_args!(
                 "{name}: {value:?} is not between {min:?} and {max:?}; leave it out for the default"
             )));

@@ -84,6 +84,7 @@ pub(super) struct Control {
 pub(super) struct Outbound {
     pub(super) listen: Option<Parsed<MaybeAddress>>,
     pub(super) services: Vec<ServiceEntry>,
+    pub(super) connect_timeout: Option<Parsed<Span>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -43,6 +43,9 @@ pub struct Flags {
     /// A port that leads to one Service (repeatable): shop/catalog:80=127.0.0.1:9001.
     #[arg(long, env = "WEFT_OUTBOUND_SERVICE", value_delimiter = ',', value_name = "SERVICE:PORT=ADDRESS")]
     pub outbound_service: Vec<ServiceSettings>,
+    /// How long a connection to an endpoint may take to be made, TCP and TLS together [default: 1s].
+    #[arg(long, env = "WEFT_CONNECT_TIMEOUT", value_name = "DURATION")]
+    pub connect_timeout: Option<Span>,
     /// An address of this workload and the application's behind it (repeatable).
     #[arg(long, env = "WEFT_INBOUND", value_delimiter = ',', value_name = "ADDRESS=APPLICATION")]
     pub inbound: Vec<InboundSettings>,

@@ -12,6 +12,7 @@ outbound:
   listen: 127.0.0.1:15001
   services:
     - { service: shop/catalog, port: 80, listen: 127.0.0.1:9001 }
+  connectTimeout: 250ms
 inbound:
   - { listen: 127.0.1.1:8080, application: 127.0.0.1:3000 }
 metrics: { listen: "127.0.0.1:15020" }
@@ -42,6 +43,7 @@ fn a_whole_file_is_read() {
     assert_eq!(settings.control.address.as_str(), "127.0.0.1:15010");
     assert_eq!(settings.outbound.listen, "127.0.0.1:15001".parse().ok());
     assert_eq!(settings.outbound.services[0].service.to_string(), "shop/catalog");
+    assert_eq!(settings.outbound.connect_timeout, Duration::from_millis(250));
     assert_eq!(settings.inbound[0].application, "127.0.0.1:3000".parse().unwrap());
     assert_eq!(settings.drain_deadline, Duration::from_secs(5));
     assert_eq!(settings.drain_quiet, Duration::from_millis(500));
@@ -81,6 +83,7 @@ fn flags_win_over_the_file_and_defaults_fill_the_rest() {
     assert_eq!(settings.metrics, DEFAULT_METRICS_LISTEN.parse().unwrap());
     assert_eq!(settings.admin, DEFAULT_ADMIN_LISTEN.parse().unwrap());
     assert_eq!(settings.startup_timeout, DEFAULT_STARTUP_TIMEOUT);
+    assert_eq!(settings.outbound.connect_timeout, DEFAULT_CONNECT_TIMEOUT);
     assert_eq!((settings.drain_quiet, settings.exit_when_alone), (DEFAULT_DRAIN_QUIET, false));
     assert_eq!(settings.admin_socket, None, "there is no directory to put it");
     let socket = |more: &[&str]| load("", &[&flags[..], more].concat()).unwrap().admin_socket;
@@ -130,7 +133,7 @@ fn every_mistake_in_a_file_has_one_message_that_says_where_and_what() {
         ),
         (
             with("application: 127.0.0.1:3000", "application: 127.0.0.1"),
-            &["proxy.yaml:13:44", "\"127.0.0.1\" is not an IP address and port"],
+            &["proxy.yaml:14:44", "\"127.0.0.1\" is not an IP address and port"],
         ),
         (
             with("application: 127.0.0.1:3000", "application: 0.0.0.0:3000"),
@@ -140,10 +143,10 @@ fn every_mistake_in_a_file_has_one_message_that_says_where_and_what() {
             with("application: 127.0.0.1:3000", "application: 127.0.0.1:15001"),
             &["127.0.0.1:15001 is this proxy's own", "circle"],
         ),
-        (with("deadline: 5s", "deadline: 5"), &["proxy.yaml:19:20", "\"5\" is not a valid duration"]),
-        (with("workers: 1", "workers: 0"), &["proxy.yaml:18", "nonzero"]),
-        (with("log: warn", "log: loud"), &["proxy.yaml:21", "\"loud\"", "use off, error"]),
-        (with("accessLog: all", "accessLog: some"), &["proxy.yaml:22", "\"some\" is not off, errors or all"]),
+        (with("deadline: 5s", "deadline: 5"), &["proxy.yaml:20:20", "\"5\" is not a valid duration"]),
+        (with("workers: 1", "workers: 0"), &["proxy.yaml:19", "nonzero"]),
+        (with("log: warn", "log: loud"), &["proxy.yaml:22", "\"loud\"", "use off, error"]),
+        (with("accessLog: all", "accessLog: some"), &["proxy.yaml:23", "\"some\" is not off, errors or all"]),
         (with("lastGoodAgeMax: 12h", "lastGoodAgeMax: 0s"), &["lastGood", "24h"]),
         (
             with("listen: \"127.0.0.1:15000\"", "listen: \"0.0.0.0:15000\""),
@@ -192,6 +195,20 @@ fn wrong_flags_are_named_with_their_value() {
     ] {
         let message = load(WHOLE, &[flag]).expect_err(flag);
         assert!(message.contains(wanted), "{message}");
+    }
+}
+
+#[test]
+fn a_connect_timeout_is_neither_too_short_for_anybody_nor_too_long_for_everybody() {
+    let said = |text: &str| {
+        let settings = load(WHOLE, &[&format!("--connect-timeout={text}")])?;
+        Ok::<_, String>(settings.outbound.connect_timeout)
+    };
+    assert_eq!(said("10ms"), Ok(Duration::from_millis(10)));
+    assert_eq!(said("60s"), Ok(Duration::from_secs(60)));
+    for wrong in ["0s", "9ms", "61s"] {
+        let message = said(wrong).expect_err(wrong);
+        assert!(message.contains("outbound.connectTimeout") && message.contains("10ms and 60s"), "{message}");
     }
 }
 
