@@ -5,7 +5,8 @@
 //! nothing: holes in streams and what was left out for want of room are told.
 
 use crate::pod::Pod;
-use nix::sys::socket::{LinkAddr, recvfrom};
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{LinkAddr, bind, recvfrom};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::BTreeMap;
 use std::io;
@@ -73,10 +74,12 @@ struct Segment<'a> {
 impl Wire {
     /// Begins to capture what leaves the pod and what reaches it. Call it in the network's own namespace.
     pub fn tap(pod: &Pod) -> io::Result<Self> {
-        let index = interface_index(pod.outer_interface())?;
+        let interface = interface(pod.outer_interface())?;
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(ALL_PROTOCOLS)))?;
         // What the kernel does not give, holes will show.
         let _ = socket.set_recv_buffer_size(RECEIVE_BYTES);
+        // Else the bridge and every other pod would crowd its buffer with the same packets.
+        bind(socket.as_raw_fd(), &interface)?;
         socket.set_read_timeout(Some(READ_TIMEOUT))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
@@ -88,7 +91,8 @@ impl Wire {
                 // Looked at before the read: what was on the wire when it was stopped is read.
                 let last = stopped.load(Ordering::Acquire);
                 match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
-                    Ok((length, Some(from))) if from.ifindex() == index => {
+                    // Others are from before it was bound.
+                    Ok((length, Some(from))) if from.ifindex() == interface.ifindex() => {
                         if let Some(segment) = buffer.get(..length).and_then(segment) {
                             seen.keep(&segment);
                         }
@@ -206,12 +210,11 @@ fn segment(packet: &[u8]) -> Option<Segment<'_>> {
     Some(Segment { flow, sequence, payload })
 }
 
-fn interface_index(name: &str) -> io::Result<usize> {
-    // The thread's own: a pod's thread would see other interfaces.
-    let text = std::fs::read_to_string(format!("/proc/thread-self/net/dev_snmp6/{name}"))?;
-    let index = text.lines().find_map(|line| line.strip_prefix("ifIndex"));
-    let index = index.and_then(|index| index.trim().parse().ok());
-    index.ok_or_else(|| io::Error::other(format!("the interface {name} has no number")))
+/// An interface of the thread's own namespace: a pod's thread would see others.
+fn interface(name: &str) -> io::Result<LinkAddr> {
+    let mut named = getifaddrs()?.filter(|held| held.interface_name == name);
+    let found = named.find_map(|held| held.address?.as_link_addr().copied());
+    found.ok_or_else(|| io::Error::other(format!("there is no interface {name}")))
 }
 
 #[cfg(test)]

@@ -233,23 +233,35 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,
-            _ = closing.wait_for(|closing| *closing) => return,
+            _ = closing.wait_for(|closing| *closing) => break,
         };
         let Ok((stream, _)) = accepted else { return };
-        let state = state.clone();
-        let connection = state.connections.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut stop = state.stop.subscribe();
-        wait::spawn(async move {
-            let served = async {
-                // What goes wrong on one connection is the test's own doing.
-                let _ = serve(stream, connection, &state).await;
-            };
-            tokio::select! {
-                () = served => {}
-                _ = stop.wait_for(|stop| *stop) => {}
-            }
-        });
+        spawn_serve(stream, &state);
     }
+    // The end of a listener resets what it has not accepted, and tokio may not have heard of that yet: the kernel
+    // is asked.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, _)) = listener.accept() {
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        let Ok(stream) = stream else { return };
+        spawn_serve(stream, &state);
+    }
+}
+
+fn spawn_serve(stream: TcpStream, state: &Arc<State>) {
+    let state = state.clone();
+    let connection = state.connections.fetch_add(1, Ordering::Relaxed) + 1;
+    let mut stop = state.stop.subscribe();
+    wait::spawn(async move {
+        let served = async {
+            // What goes wrong on one connection is the test's own doing.
+            let _ = serve(stream, connection, &state).await;
+        };
+        tokio::select! {
+            () = served => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    });
 }
 
 async fn serve(stream: TcpStream, connection: u64, state: &Arc<State>) -> std::io::Result<()> {

@@ -438,6 +438,7 @@ fn add(mesh: &mut Mesh, workload: &Workload) -> String {
         token: &directory.join("token").to_string_lossy(),
         state: &directory.join("state").to_string_lossy(),
         outbound: outbound.address(),
+        connect_timeout: &workload.connect_timeout,
         services: &services,
         inbound: inbound.zip(workload.application),
         metrics: metrics.address(),

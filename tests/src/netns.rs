@@ -33,8 +33,9 @@ const SKIP: &str = "WEFT_TESTS_SKIP";
 /// What the launcher exits with when the machine makes no namespaces.
 const NO_NAMESPACES: i32 = 125;
 
-/// How long a body may take; its process outlives it by a little, to end what it started.
-const BODY_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a body may take: each of its waits has a limit, and this is for what hangs in spite of them. Its
+/// process outlives it by a little, to end what it started.
+const BODY_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
 /// Addresses of a pod are on-link in all of 10.0.0.0/8 and fd00::/8, so that pods can have any.
 const PREFIX: u8 = 8;

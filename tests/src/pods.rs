@@ -34,7 +34,7 @@ mod builder;
 use crate::application::Application;
 use crate::binaries::binaries;
 use crate::client::{Client, Connection, Request, Response};
-use crate::mesh::described::mesh_config;
+use crate::mesh::described::{CONNECT_TIMEOUT, mesh_config};
 use crate::mesh::{ready, write_atomically, write_private};
 use crate::metrics::Metrics;
 use crate::netns::{Dial, Network, Pod};
@@ -432,8 +432,9 @@ async fn add(mesh: &mut Pods, spec: &PodSpec) -> String {
     let rules: String = spec.rules.lines().map(|line| format!("  {line}\n")).collect();
     let lines: Vec<_> = spec.lines.iter().map(|line| format!("\"{line}\"")).collect();
     let text = format!(
-        "workload: {}\ncontrol:\n  address: {control}\n  roots: {}\n  token: {}\nstate: {}\ncapture: {{ mode: \
-         transparent, install: {} }}\nrules:\n  bypass: {}\n  lines: [{}]\n{rules}workers: 1\nlog: info\naccessLog: all\n{}",
+        "workload: {}\ncontrol:\n  address: {control}\n  roots: {}\n  token: {}\nstate: {}\noutbound: {{ \
+         connectTimeout: {CONNECT_TIMEOUT} }}\ncapture: {{ mode: transparent, install: {} }}\nrules:\n  bypass: {}\n  \
+         lines: [{}]\n{rules}workers: 1\nlog: info\naccessLog: all\n{}",
         uid,
         mesh.state().join("roots.pem").display(),
         directory.join("token").display(),

@@ -13,6 +13,10 @@ use std::time::{Duration, Instant};
 /// Lines of a log that a failed test shows.
 const LOG_LINES_SHOWN: usize = 40;
 
+/// How long a program that is run to its end may take: how fast it is nobody's claim, and this is for one that
+/// hangs.
+const RUN_MAX: Duration = Duration::from_secs(10 * 60);
+
 /// A running program.
 #[derive(Debug)]
 pub struct Process {
@@ -140,8 +144,9 @@ pub async fn run(mut command: Command) -> Ended {
     command.stdin(Stdio::null());
     let mut command = tokio::process::Command::from(command);
     command.kill_on_drop(true);
-    let what = format!("{command:?} ends");
-    let output = wait::within(&what, command.output()).await.expect("the program must start");
+    let output = tokio::time::timeout(RUN_MAX, command.output()).await;
+    let output = output.unwrap_or_else(|_| panic!("{command:?} does not end within {RUN_MAX:?}"));
+    let output = output.expect("the program must start");
     Ended {
         status: output.status,
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

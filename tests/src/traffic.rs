@@ -66,8 +66,19 @@ impl Traffic {
 
     /// Waits until `count` more requests have ended.
     pub async fn more(&self, count: u64) {
-        let goal = self.completed() + count;
-        wait::until(&format!("{count} more requests end"), async || self.completed() >= goal).await;
+        self.reach(self.completed() + count).await;
+    }
+
+    /// Waits until `count` requests have ended, as long as there is one now and then: a busy machine is slow,
+    /// and not stuck.
+    pub async fn reach(&self, count: u64) {
+        loop {
+            let completed = self.completed();
+            if completed >= count {
+                return;
+            }
+            wait::until("one more request ends", async || self.completed() > completed).await;
+        }
     }
 
     /// Ends it and says what became of the requests.

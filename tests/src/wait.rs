@@ -20,26 +20,49 @@ where
 }
 
 /// The same, with what is to be said of it found out when the deadline has passed.
-pub async fn eventually_or<T, F>(what: impl Fn() -> String, mut probe: impl FnMut() -> F) -> T
+pub async fn eventually_or<T, F>(what: impl Fn() -> String, probe: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,
 {
-    let deadline = Instant::now() + SOON;
+    poll(SOON, what, probe).await
+}
+
+/// The same with a limit of its own, for what takes its time on an idle machine, too.
+pub async fn eventually_within<T, F>(limit: Duration, what: &str, probe: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    poll(limit, || what.to_owned(), probe).await
+}
+
+async fn poll<T, F>(limit: Duration, what: impl Fn() -> String, mut probe: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let deadline = Instant::now() + limit;
     loop {
         if let Some(value) = probe().await {
             return value;
         }
-        assert!(Instant::now() < deadline, "not within {SOON:?}: {}", what());
+        assert!(Instant::now() < deadline, "not within {limit:?}: {}", what());
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
 /// Polls until `probe` says yes. Panics, naming `what`, when the deadline passes.
-pub async fn until<F>(what: &str, mut probe: impl FnMut() -> F)
+pub async fn until<F>(what: &str, probe: impl FnMut() -> F)
 where
     F: Future<Output = bool>,
 {
-    eventually(what, || {
+    until_within(SOON, what, probe).await;
+}
+
+/// The same with a limit of its own, for what takes its time on an idle machine, too.
+pub async fn until_within<F>(limit: Duration, what: &str, mut probe: impl FnMut() -> F)
+where
+    F: Future<Output = bool>,
+{
+    eventually_within(limit, what, || {
         let answer = probe();
         async move { answer.await.then_some(()) }
     })

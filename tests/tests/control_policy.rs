@@ -1,12 +1,12 @@
 //! Policy from a file's rename to its enforcement, and what a bad file or a lost control API does.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use weft_model::reason::Reason;
 use weft_tests::application::Application;
 use weft_tests::client::{Client, Request};
 use weft_tests::mesh::{Builder, Mesh, Workload, authorization, route};
 use weft_tests::traffic::Traffic;
-use weft_tests::wait;
+use weft_tests::{figures, wait};
 
 const CART: &str = "http://cart.shop/items";
 
@@ -33,8 +33,7 @@ async fn a_policy_that_is_written_removed_and_written_again_is_enforced_each_tim
         let start = Instant::now();
         mesh.write_policy("policy", &deny());
         becomes(client, 403).await;
-        // Generous for a busy machine; the figure itself is the bench's.
-        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        figures::show(&format!("a policy was enforced {:?} after it was written", start.elapsed()));
         mesh.remove_policy("policy");
         becomes(client, 200).await;
     }
@@ -111,8 +110,10 @@ async fn every_kind_of_bad_file_is_reported_by_name_and_changes_nothing() {
     for (what, text) in cases {
         mesh.write_policy("policy", &text);
         wait::until(&format!("{what} is reported"), async || reported(&mesh).await).await;
-        let metrics = mesh.control_metrics().await;
-        assert!(metrics.sum("weft_control_source_errors", &[]) >= 1.0, "{what}");
+        wait::until(&format!("{what} is counted"), async || {
+            mesh.control_metrics().await.sum("weft_control_source_errors", &[]) >= 1.0
+        })
+        .await;
         client.get(CART).await.refused_with(Reason::AuthorizationDenied);
         mesh.write_policy("policy", &good);
         wait::until(&format!("{what} is forgotten"), async || !reported(&mesh).await).await;

@@ -1,12 +1,14 @@
 //! Who is who: certificates both ways, good and bad, renewed, restored.
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 use weft_model::reason::Reason;
 use weft_tests::application::Application;
 use weft_tests::certificate::{Authority, Impostor, Shape, Svid, handshake, judged};
 use weft_tests::client::Request;
 use weft_tests::http1::Reader;
 use weft_tests::mesh::{Builder, Mesh, Workload};
+use weft_tests::ports::Port;
 use weft_tests::tamper::Tamper;
 use weft_tests::traffic::Traffic;
 use weft_tests::wait;
@@ -128,7 +130,7 @@ async fn a_server_that_is_somebody_else_gets_no_request() {
     // The impostor needs the mesh's own authority, which exists once the mesh has started; so it is
     // placed by an edit of its workload's document.
     let application = Application::start("cart-1").await;
-    let placeholder = Application::start("placeholder").await;
+    let placeholder = Port::claim();
     let mesh = Builder::pair(application.address())
         .service("shop/bank")
         .workload(Workload::new("shop/bank-1").serves(placeholder.address()).impostor())
@@ -144,7 +146,7 @@ async fn a_server_that_is_somebody_else_gets_no_request() {
         ("two identities", ours.issue(&Shape::svid(bank).and_uri(WEB))),
     ];
     let documents = mesh.read_policy("mesh");
-    let mut port = placeholder.address().port();
+    let mut port = placeholder.number();
     for (what, svid) in &shapes {
         let impostor = Impostor::start(svid, b"weft1-http/1.1").await;
         let (old, new) = (format!("port: {port},"), format!("port: {},", impostor.address().port()));
@@ -166,7 +168,9 @@ async fn a_server_that_is_somebody_else_gets_no_request() {
 #[tokio::test]
 async fn certificates_are_renewed_under_traffic_without_a_failed_request() {
     let application = Application::start("cart-1").await;
-    let mesh = Builder::pair(application.address()).certificate_lifetime("6s").start().await;
+    // Long enough for a busy machine to renew each in time, and as long to wait for it.
+    const RENEWED: Duration = Duration::from_secs(60);
+    let mesh = Builder::pair(application.address()).certificate_lifetime("30s").start().await;
     let serial = async || {
         let address = mesh.proxy("shop/cart-1").inbound();
         let svid = mesh.authority().issue(&Shape::svid(WEB));
@@ -175,12 +179,12 @@ async fn certificates_are_renewed_under_traffic_without_a_failed_request() {
     };
     let first = serial().await;
     let traffic = Traffic::start(mesh.client("shop/web-1"), 2, |id| Request::get(CART).id(id));
-    let second = wait::eventually("the server shows a new certificate", async || {
+    let second = wait::eventually_within(RENEWED, "the server shows a new certificate", async || {
         let shown = serial().await;
         (shown != first).then_some(shown)
     })
     .await;
-    wait::until("and a third one", async || serial().await != second).await;
+    wait::until_within(RENEWED, "and a third one", async || serial().await != second).await;
     traffic.more(10).await;
     let outcomes = traffic.stop().await;
     outcomes.all_succeeded();

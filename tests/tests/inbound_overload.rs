@@ -214,6 +214,17 @@ async fn nobody_waits_longer_than_may_be_waited_nor_past_its_deadline() {
     shop.web().send(&hurried).await.refused_with(Reason::RequestTimeout);
     // Whoever left holds no place.
     shop.waiting(0).await;
+    shop.cart.open("gate");
+    wait::within("the first is served", first).await.unwrap().passed();
+    shop.web().get(CART).await.passed();
+    assert_eq!(shop.cart.requests().len(), 2, "what was refused never reached the application");
+}
+
+#[tokio::test]
+async fn who_leaves_while_it_waits_holds_no_place() {
+    let shop = Shop::start("concurrency: { max: 1, queue: 10, wait: 60s }").await;
+    let first = send(shop.web(), Request::get(CART).field("x-test-gate", "gate"));
+    shop.cart.arrived("gate").await;
     let mut leaves = shop.web().connect().await.unwrap();
     leaves.begin(&Request::get(CART)).await.unwrap();
     shop.waiting(1).await;
@@ -222,7 +233,7 @@ async fn nobody_waits_longer_than_may_be_waited_nor_past_its_deadline() {
     shop.cart.open("gate");
     wait::within("the first is served", first).await.unwrap().passed();
     shop.web().get(CART).await.passed();
-    assert_eq!(shop.cart.requests().len(), 2, "what was refused never reached the application");
+    assert_eq!(shop.cart.requests().len(), 2, "whoever left never reached the application");
 }
 
 #[tokio::test]
@@ -313,6 +324,8 @@ async fn an_adaptive_limit_falls_when_the_application_gets_slow_and_rises_again_
     // Far above what a busy machine adds to each request, and six times that.
     const WELL: u64 = 100;
     const SLOW: u64 = 600;
+    // The limit is looked at every few seconds, and shown every five.
+    const SETTLED: Duration = Duration::from_secs(180);
     let takes = Arc::new(AtomicU64::new(WELL));
     let address = working(takes.clone()).await;
     let sections = "concurrency: { adaptive: { min: 2, max: 12 }, queue: 100, wait: 60s }";
@@ -326,11 +339,11 @@ async fn an_adaptive_limit_falls_when_the_application_gets_slow_and_rises_again_
     let places = async || mesh.proxy("shop/cart-1").metrics().await.sum("weft_inbound_places", &[]);
     // More than it may ever be given at once, so that the limit is what holds them back.
     let traffic = Traffic::start(mesh.client("shop/web-1"), 24, |id| Request::get(CART).id(id));
-    wait::until("it bears much", async || places().await >= 10.0).await;
+    wait::until_within(SETTLED, "it bears much", async || places().await >= 10.0).await;
     takes.store(SLOW, Ordering::Relaxed);
-    wait::until("it is given less", async || (2.0..=7.0).contains(&places().await)).await;
+    wait::until_within(SETTLED, "it is given less", async || (2.0..=7.0).contains(&places().await)).await;
     takes.store(WELL, Ordering::Relaxed);
-    wait::until("it is given more again", async || places().await >= 10.0).await;
+    wait::until_within(SETTLED, "it is given more again", async || places().await >= 10.0).await;
     // All of them waited their turn.
     traffic.stop().await.all_succeeded();
 }

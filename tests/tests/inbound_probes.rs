@@ -226,7 +226,7 @@ async fn health(
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .header("user-agent", "kube-probe/1.33 grpc-go/1.72.1")
-        .header("grpc-timeout", "1S");
+        .header("grpc-timeout", "60S");
     if let Some((name, value)) = more {
         request = request.header(name, value);
     }
@@ -357,9 +357,11 @@ async fn without_an_https_probe_the_applications_tls_is_refused_from_a_node() {
 
 #[tokio::test]
 async fn a_probe_fails_where_its_application_is_gone() {
-    let application = Application::start("cart-1").await;
-    let mesh = cart(application.address(), "[{ httpGet: { path: /healthz, port: serving } }]").await;
-    application.stop();
+    // Bound and never listening: nobody else takes the port, and a connection is refused.
+    let gone = TcpSocket::new_v4().expect("a socket");
+    gone.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let gone_at = gone.local_addr().expect("an address");
+    let mesh = cart(gone_at, "[{ httpGet: { path: /healthz, port: serving } }]").await;
     let head = probe(&mesh, NODE, "/healthz").await;
     assert_eq!(
         (head.status(), head.field("x-weft-reason")),

@@ -30,10 +30,18 @@ fn policy(sections: &str) -> String {
 
 /// Replicas `cart-1` to `cart-N`, each with its proxy, and one client.
 async fn replicas(count: usize, builder: impl FnOnce(Builder) -> Builder) -> (Mesh, Vec<Application>) {
+    replicas_of(count, Workload::new("shop/web-1"), builder).await
+}
+
+/// The same with this client.
+async fn replicas_of(
+    count: usize,
+    web: Workload,
+    builder: impl FnOnce(Builder) -> Builder,
+) -> (Mesh, Vec<Application>) {
     let mut applications = Vec::new();
-    let mut all = Builder::default()
-        .service("shop/cart")
-        .workload(Workload::new("shop/web-1").calls("shop/cart", 80).spec("zone: a"));
+    let mut all =
+        Builder::default().service("shop/cart").workload(web.calls("shop/cart", 80).spec("zone: a"));
     for number in 1..=count {
         let name = format!("cart-{number}");
         let application = Application::start(&name).await;
@@ -102,8 +110,9 @@ async fn grpc_calls_of_one_connection_spread_evenly() {
 async fn with_half_of_the_replicas_silently_dead_hardly_a_request_fails_after_three_seconds() {
     // A busy machine may be late once; four tries in a row it is not.
     let rules = "[{ timeouts: { request: 60s, backendRequest: 2s }, retry: { attempts: 3, backoff: 10ms } }]";
+    let web = Workload::new("shop/web-1").connect_timeout("1s");
     let (mesh, _applications) =
-        replicas(4, |builder| builder.policy("route", &route("cart", "cart", rules))).await;
+        replicas_of(4, web, |builder| builder.policy("route", &route("cart", "cart", rules))).await;
     let get = |id: &str| Request::get(CART).id(id);
     let before = Traffic::start(mesh.client("shop/web-1"), 8, get);
     before.more(500).await;

@@ -47,8 +47,11 @@ async fn an_address_that_nobody_owns_is_dialled_as_it_is_and_counted() {
     }
     assert_eq!(external.connections(), 2);
     assert_eq!(counted(&mesh, "PassthroughCluster").await, 2.0);
-    let closed = Speaker::smtp().await.address();
-    refused(&mesh, &closed.to_string(), Reason::ConnectFailed).await;
+    // Bound and never listening: nobody else takes the port, and a connection is refused.
+    let closed = tokio::net::TcpSocket::new_v4().expect("a socket");
+    closed.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let closed_at = closed.local_addr().expect("an address");
+    refused(&mesh, &closed_at.to_string(), Reason::ConnectFailed).await;
 }
 
 #[tokio::test]

@@ -291,18 +291,39 @@ async fn a_grpc_client_gets_the_meshs_refusal_as_a_grpc_status() {
     assert_eq!(answer.field("x-weft-reason"), Some(Reason::AuthorizationDenied.label()));
 }
 
-#[tokio::test]
-async fn calls_that_wait_for_one_handshake_fail_with_it_and_not_one_after_the_other() {
-    // It accepts connections, and never says a word.
-    let silent = Speaker::serve(async |mut stream| {
+/// It accepts connections, and never says a word.
+async fn silent() -> Speaker {
+    Speaker::serve(async |mut stream| {
         let _ = stream.read_to_end(&mut Vec::new()).await;
     })
-    .await;
+    .await
+}
+
+#[tokio::test]
+async fn a_handshake_is_waited_for_as_long_as_the_callers_settings_say() {
+    let silent = silent().await;
+    let mesh = Builder::default()
+        .service("shop/cart")
+        .workload(Workload::new("shop/cart-1").serves(silent.address()).impostor())
+        .workload(Workload::new("shop/web-1").connect_timeout("60s"))
+        .workload(Workload::new("shop/till-1").connect_timeout("2s"))
+        .start()
+        .await;
+    let patient = mesh.client("shop/web-1");
+    let patient = wait::spawn(async move { patient.get(CART).await });
+    wait::until("one is being connected for", async || silent.connections() == 1).await;
+    mesh.client("shop/till-1").get(CART).await.refused_with(Reason::ConnectTimeout);
+    assert!(!patient.is_finished(), "it began before, and goes on");
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_one_handshake_fail_with_it_and_not_one_after_the_other() {
+    let silent = silent().await;
     let mesh = Builder::default()
         .service("shop/cart")
         .with_protocol("grpc")
         .workload(Workload::new("shop/cart-1").serves(silent.address()).protocol("grpc").impostor())
-        .workload(Workload::new("shop/web-1").calls("shop/cart", 80))
+        .workload(Workload::new("shop/web-1").calls("shop/cart", 80).connect_timeout("1s"))
         .start()
         .await;
     let connection = Connection::open(mesh.client_of("shop/web-1", "shop/cart").address()).await;

@@ -6,10 +6,15 @@ use weft_tests::application::Application;
 use weft_tests::client::{CUT, Request};
 use weft_tests::mesh::{Builder, Mesh, Workload};
 use weft_tests::traffic::Traffic;
+use weft_tests::wait;
 
 const CART: &str = "http://cart.shop/items";
 
 async fn three_replicas() -> (Mesh, Vec<Application>) {
+    three_replicas_and(|builder| builder).await
+}
+
+async fn three_replicas_and(more: impl FnOnce(Builder) -> Builder) -> (Mesh, Vec<Application>) {
     let mut applications = Vec::new();
     let mut builder = Builder::default().service("shop/cart").workload(Workload::new("shop/web-1"));
     for number in 1..=3 {
@@ -18,18 +23,24 @@ async fn three_replicas() -> (Mesh, Vec<Application>) {
         builder = builder.workload(Workload::new(&format!("shop/{name}")).serves(application.address()));
         applications.push(application);
     }
-    (builder.start().await, applications)
+    (more(builder).start().await, applications)
 }
 
 #[tokio::test]
 async fn all_replicas_share_the_load() {
-    let (mesh, _applications) = three_replicas().await;
+    // By turns, so that it holds however busy the machine is: the default looks at latency, too, and its spread
+    // is shown by simulation.
+    let policy = "apiVersion: weft.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: { name: cart, namespace: shop }\nspec:\n  \
+                  targetRefs: [{ group: '', kind: Service, name: cart }]\n  loadBalancing: { algorithm: RoundRobin }\n";
+    let (mesh, _applications) = three_replicas_and(|builder| builder.policy("traffic", policy)).await;
     let traffic = Traffic::start(mesh.client("shop/web-1"), 4, |id| Request::get(CART).id(id));
     traffic.more(300).await;
     let outcomes = traffic.stop().await;
     outcomes.all_succeeded();
+    let third = outcomes.succeeded.len() as u64 / 3;
     for name in ["cart-1", "cart-2", "cart-3"] {
-        assert!(outcomes.from(name) > 30, "{:?}", outcomes.counts);
+        // One more or less for each connection.
+        assert!(outcomes.from(name).abs_diff(third) <= 4, "{:?}", outcomes.counts);
     }
 }
 
@@ -41,10 +52,14 @@ async fn a_replica_that_is_killed_under_gets_costs_no_request_but_answers_that_h
     mesh.proxy_mut("shop/cart-1").kill();
     applications[0].stop();
     traffic.more(400).await;
+    // By latency: the one that is gone may have its turn late.
+    let proxy = mesh.proxy("shop/web-1");
+    wait::until("retries are counted", async || {
+        proxy.metrics().await.sum("weft_outbound_retries_total", &[]) >= 1.0
+    })
+    .await;
     let outcomes = traffic.stop().await;
     outcomes.all_succeeded_but_what_was_cut(4);
-    let retries = mesh.proxy("shop/web-1").metrics().await.sum("weft_outbound_retries_total", &[]);
-    assert!(retries >= 1.0, "retries are counted");
 }
 
 #[tokio::test]
@@ -85,8 +100,7 @@ async fn with_every_replica_gone_the_answer_says_so_and_comes_back_with_them() {
     let reasons = [Reason::ConnectFailed, Reason::ConnectTimeout, Reason::EndpointsMissing];
     assert!(response.reason().is_some_and(|reason| reasons.contains(&reason)), "{:?}", response.head);
     mesh.proxy_mut("shop/cart-2").start().await;
-    weft_tests::wait::until("the replica that is back serves", async || client.is_answered(CART, 200).await)
-        .await;
+    wait::until("the replica that is back serves", async || client.is_answered(CART, 200).await).await;
 }
 
 #[tokio::test]
@@ -110,7 +124,7 @@ async fn a_body_of_any_length_goes_to_another_replica_while_nothing_of_it_was_re
     mesh.proxy_mut("shop/cart-2").kill();
     let web = mesh.client("shop/web-1");
     // As often as it takes until one met a replica that is gone.
-    weft_tests::wait::until("a long upload met a replica that is gone", async || {
+    wait::until("a long upload met a replica that is gone", async || {
         web.echo("http://cart.shop/echo", 3 << 20).await;
         let metrics = mesh.proxy("shop/web-1").metrics().await;
         metrics.sum("weft_outbound_retries_total", &[("outcome", "made")]) >= 1.0

@@ -244,8 +244,11 @@ async fn many_short_connections_leave_none_behind() {
     }
     for uid in ["shop/web-1", "shop/store-1"] {
         closed(&mesh, uid, CONNECTIONS as f64).await;
+        wait::until("none is open", async || {
+            mesh.proxy(uid).metrics().await.sum("weft_connections_open", &[]) == 0.0
+        })
+        .await;
         let metrics = mesh.proxy(uid).metrics().await;
-        assert_eq!(metrics.sum("weft_connections_open", &[]), 0.0, "{uid}");
         assert_eq!(metrics.sum("weft_answers_total", &[]), 0.0, "{uid}");
     }
 }

@@ -58,8 +58,12 @@ async fn server(manner: Manner) -> (SocketAddr, Held) {
 
 /// `shop/cart` of plain HTTP/2 servers, called by `shop/web-1`.
 async fn plain(servers: &[SocketAddr]) -> Mesh {
-    let mut builder =
-        Builder::default().service("shop/cart").with_protocol("http2").workload(Workload::new("shop/web-1"));
+    plain_of(Workload::new("shop/web-1"), servers).await
+}
+
+/// The same with this client.
+async fn plain_of(web: Workload, servers: &[SocketAddr]) -> Mesh {
+    let mut builder = Builder::default().service("shop/cart").with_protocol("http2").workload(web);
     for (number, address) in (1..).zip(servers) {
         let workload = Workload::new(&format!("shop/cart-{number}")).serves(*address).protocol("http2");
         builder = builder.workload(workload.not_injected());
@@ -232,6 +236,6 @@ async fn an_endpoint_that_takes_no_connections_is_not_waited_for_for_ever() {
         }
         assert!(waiting.len() < 64, "a backlog of one takes no 64 connections");
     }
-    let mesh = plain(&[address]).await;
+    let mesh = plain_of(Workload::new("shop/web-1").connect_timeout("1s"), &[address]).await;
     mesh.client("shop/web-1").get(CART).await.refused_with(Reason::ConnectTimeout);
 }

@@ -116,10 +116,12 @@ async fn the_deadline_ends_what_does_not_end_by_itself() {
     let mut connection = mesh.client("shop/web-1").connect().await.unwrap();
     connection.begin(&Request::get(CART).field("x-test-gate", "never")).await.unwrap();
     application.arrived("never").await;
+    let told = std::time::Instant::now();
     mesh.proxy("shop/web-1").process().signal(Signal::SIGTERM);
     let (status, took) = mesh.proxy_mut("shop/web-1").process_mut().wait().await;
     assert_eq!(status.code(), Some(0), "{status}");
-    assert!(took >= Duration::from_millis(900), "what is in flight has until the deadline: {took:?}");
+    let lived = told.elapsed();
+    assert!(lived >= Duration::from_secs(1), "what is in flight has until the deadline: {lived:?}");
     assert!(took < Duration::from_secs(15), "and no longer: {took:?}");
 }
 

@@ -171,7 +171,7 @@ async fn a_command_that_outlives_the_deadline_is_waited_for_and_keeps_its_exit_c
 #[tokio::test]
 async fn what_keeps_a_command_from_starting_is_told_by_message_and_exit_code() {
     let application = Application::start("cart-1").await;
-    let mut mesh = jobs(&application, 1, "startup: { timeout: 300ms }").await;
+    let mut mesh = jobs(&application, 1, "startup: { timeout: 60s }").await;
     let uid = "shop/job-1";
     let run = async |mesh: &Mesh, words: &[&str]| {
         let mut arguments = vec!["--"];
@@ -189,6 +189,8 @@ async fn what_keeps_a_command_from_starting_is_told_by_message_and_exit_code() {
     assert!(ended.stderr.contains("exitWhenAlone"), "{}", ended.stderr);
     mesh.kill_control();
     std::fs::remove_dir_all(mesh.proxy(uid).directory().join("state")).unwrap();
+    // The others needed a proxy that gets ready.
+    mesh.proxy(uid).edit_settings("timeout: 60s", "timeout: 300ms");
     let ended = run(&mesh, &["sh", "-c", "echo started"]).await;
     assert_eq!(ended.status.code(), Some(125), "{}", ended.stderr);
     assert!(ended.stderr.contains("not ready within 300ms, missing: certificate"), "{}", ended.stderr);

@@ -8,14 +8,16 @@
 
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use weft_tests::application::Application;
+use weft_tests::binaries::binaries;
 use weft_tests::client::Request;
 use weft_tests::mesh::{Builder, Mesh, Workload};
+use weft_tests::ports::Port;
 use weft_tests::traffic::Traffic;
-use weft_tests::{figures, wait};
+use weft_tests::{figures, process};
 
 const CART: &str = "http://cart.shop/items";
 const STORE: &str = "http://store.shop/stock";
@@ -32,8 +34,17 @@ const CALLS_ON: Duration = Duration::from_secs(2);
 
 struct Replica {
     uid: String,
-    address: SocketAddr,
+    /// Its application comes back to the port that it had.
+    port: Port,
     application: Option<Application>,
+}
+
+impl Replica {
+    async fn start_application(&mut self) {
+        let name = self.uid.trim_start_matches("shop/");
+        let listener = TcpListener::bind(self.port.address()).await.expect("the port is this replica's");
+        self.application = Some(Application::on(name, listener));
+    }
 }
 
 /// The mesh's documents, with only these replicas in them.
@@ -59,10 +70,11 @@ async fn a_rollout_under_load_costs_no_request_and_refuses_no_call_of_a_stopping
         .workload(Workload::new("shop/web-1"));
     for number in 1..=6 {
         let uid = format!("shop/cart-{number}");
-        let application = Application::start(&format!("cart-{number}")).await;
-        let address = application.address();
-        builder = builder.workload(Workload::new(&uid).serves(address).settings("drain: { quiet: 1s }"));
-        replicas.push(Replica { uid, address, application: Some(application) });
+        let mut replica = Replica { uid, port: Port::claim(), application: None };
+        replica.start_application().await;
+        let workload = Workload::new(&replica.uid).serves(replica.port.address());
+        builder = builder.workload(workload.settings("drain: { quiet: 1s }"));
+        replicas.push(replica);
     }
     let mut mesh = builder.start().await;
     let whole = mesh.read_policy("mesh");
@@ -72,8 +84,12 @@ async fn a_rollout_under_load_costs_no_request_and_refuses_no_call_of_a_stopping
         mesh.proxy_mut(&replica.uid).kill();
         replica.application = None;
     }
+    // Only three are known: a request must draw none that is gone.
+    let mut command = Command::new(&binaries().cli);
+    command.args(["wait", "--control", &mesh.control_admin().to_string()]);
+    let ended = process::run(command).await;
+    assert!(ended.status.success(), "{}{}", ended.stdout, ended.stderr);
     let client = mesh.client("shop/web-1");
-    wait::until("only three are known", async || client.is_answered(CART, 200).await).await;
     let gets = Traffic::start(client, 4, |id| Request::get(CART).id(id));
     let posts = Traffic::start(client, 4, |id| Request::post(CART, "an order").id(&format!("post-{id}")));
     let mut ledger = BTreeMap::<String, usize>::new();
@@ -84,9 +100,7 @@ async fn a_rollout_under_load_costs_no_request_and_refuses_no_call_of_a_stopping
     for cycle in 0..cycles {
         let (old, new) = (cycle % 6, (cycle + 3) % 6);
         // The new one.
-        let name = replicas[new].uid.trim_start_matches("shop/").to_owned();
-        replicas[new].application =
-            Some(Application::on(&name, TcpListener::bind(replicas[new].address).await.unwrap()));
+        replicas[new].start_application().await;
         alive[new] = true;
         // A pod is known to the mesh before it is ready: the control API issues its certificate.
         publish(&mesh, &whole, &alive);
@@ -94,12 +108,14 @@ async fn a_rollout_under_load_costs_no_request_and_refuses_no_call_of_a_stopping
         posts.more(50).await;
         // The old one: told to stop, both at once.
         let uid = replicas[old].uid.clone();
-        mesh.client(&uid).get(STORE).await.passed();
+        let own = mesh.client(&uid);
+        own.get(STORE).await.passed();
+        // Kept while it calls: however long there is between two of its calls, it is not taken for gone.
+        let kept = own.connect().await.unwrap();
         mesh.proxy(&uid).process().signal(Signal::SIGTERM);
         let told = Instant::now();
         let late = Duration::from_millis(lateness.below(LATE_MAX_MILLISECONDS));
         alive[old] = false;
-        let own = mesh.client(&uid);
         let mut published = false;
         while told.elapsed() < CALLS_ON.max(late) {
             if told.elapsed() >= SERVES_ON
@@ -118,6 +134,7 @@ async fn a_rollout_under_load_costs_no_request_and_refuses_no_call_of_a_stopping
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        drop(kept);
         publish(&mesh, &whole, &alive);
         let (status, took) = mesh.proxy_mut(&uid).process_mut().wait().await;
         assert_eq!(status.code(), Some(0), "{uid}: {status}");

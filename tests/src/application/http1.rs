@@ -3,7 +3,9 @@
 use super::{Recorded, State, Wish, pattern};
 use crate::http1::{Field, Head, Reader, chunk};
 use crate::websocket;
+use socket2::SockRef;
 use std::io;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::io::AsyncWriteExt;
@@ -20,8 +22,14 @@ pub(super) async fn serve(stream: TcpStream, connection: u64, state: &Arc<State>
     loop {
         let head = tokio::select! {
             biased;
-            head = reader.head() => head?,
+            head = reader.head() => Some(head?),
             _ = closing.wait_for(|closing| *closing) => None,
+        };
+        let head = match head {
+            Some(head) => head,
+            // A close would reset a request that has come, and tokio may not have heard of it yet.
+            None if has_arrived(&write) => reader.head().await?,
+            None => None,
         };
         let Some(head) = head else { return Ok(()) };
         let mut parts = head.start.split(' ');
@@ -55,6 +63,12 @@ pub(super) async fn serve(stream: TcpStream, connection: u64, state: &Arc<State>
             return Ok(());
         }
     }
+}
+
+/// Whether the kernel has bytes to be read, whatever tokio has heard of.
+fn has_arrived(write: &OwnedWriteHalf) -> bool {
+    let peeked = SockRef::from(write.as_ref()).peek(&mut [MaybeUninit::uninit()]);
+    peeked.is_ok_and(|count| count > 0)
 }
 
 struct Answer<'a> {

@@ -1,6 +1,6 @@
 //! What a mesh is to consist of.
 
-use super::described::Described;
+use super::described::{CONNECT_TIMEOUT, Described};
 use super::document::ServiceSpec;
 use super::{Mesh, start};
 use std::net::SocketAddr;
@@ -23,6 +23,7 @@ pub struct Workload {
     pub(super) application: Option<SocketAddr>,
     pub(super) calls: Vec<(String, u16)>,
     pub(super) protocol: String,
+    pub(super) connect_timeout: String,
     pub(super) settings: String,
     pub(super) proxied: Proxied,
 }
@@ -48,6 +49,7 @@ impl Workload {
             application: None,
             calls: Vec::new(),
             protocol: "http".to_owned(),
+            connect_timeout: CONNECT_TIMEOUT.to_owned(),
             settings: String::new(),
             proxied: Proxied::Yes,
         }
@@ -80,6 +82,12 @@ impl Workload {
     /// With the inbound port declared as this protocol; empty: not declared.
     pub fn protocol(mut self, protocol: &str) -> Self {
         self.protocol = protocol.to_owned();
+        self
+    }
+
+    /// With this `outbound.connectTimeout`.
+    pub fn connect_timeout(mut self, timeout: &str) -> Self {
+        self.connect_timeout = timeout.to_owned();
         self
     }
 

@@ -3,6 +3,10 @@
 
 use std::fmt::Write;
 
+/// What a proxy's `outbound.connectTimeout` is where a test is not about it: on a busy machine a handshake may
+/// take longer than the default, and where there is one endpoint alone nothing else is tried.
+pub(crate) const CONNECT_TIMEOUT: &str = "30s";
+
 /// A workload as the mesh knows it.
 #[derive(Clone, Debug)]
 pub(crate) struct Described {

@@ -47,6 +47,7 @@ pub(super) struct Settings<'a> {
     pub(super) token: &'a str,
     pub(super) state: &'a str,
     pub(super) outbound: SocketAddr,
+    pub(super) connect_timeout: &'a str,
     pub(super) services: &'a [(String, u16, SocketAddr)],
     pub(super) inbound: Option<(SocketAddr, SocketAddr)>,
     pub(super) metrics: SocketAddr,
@@ -56,10 +57,11 @@ pub(super) struct Settings<'a> {
 
 impl Settings<'_> {
     pub(super) fn text(&self) -> String {
-        let Self { workload, control, roots, token, state, outbound, metrics, admin, extra, .. } = self;
+        let Self { workload, control, roots, token, state, metrics, admin, extra, .. } = self;
+        let Self { outbound, connect_timeout, .. } = self;
         let mut text = format!(
             "workload: {workload}\ncontrol:\n  address: {control}\n  roots: {roots}\n  token: {token}\n\
-             outbound:\n  listen: {outbound}\n"
+             outbound:\n  listen: {outbound}\n  connectTimeout: {connect_timeout}\n"
         );
         if !self.services.is_empty() {
             text += "  services:\n";
