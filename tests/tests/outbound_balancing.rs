@@ -142,6 +142,32 @@ async fn with_half_of_the_replicas_silently_dead_hardly_a_request_fails_after_th
 }
 
 #[tokio::test]
+async fn who_could_not_connect_goes_elsewhere_whatever_the_retry_budget() {
+    // At least one retry in a minute, and no more for the number of requests.
+    let sections = "loadBalancing: { algorithm: RoundRobin }\n\
+                    retryBudget: { percent: 0, floor: 1, interval: 1m }";
+    let web = Workload::new("shop/web-1").connect_timeout("1s");
+    let (mesh, applications) =
+        replicas_of(2, web, |builder| builder.policy("traffic", &policy(sections))).await;
+    mesh.proxy("shop/cart-2").process().signal(Signal::SIGSTOP);
+    // Half of them meet the one that takes nothing, and wait for its handshakes together.
+    let client = mesh.client("shop/web-1");
+    let answers = join_all((0..40).map(|number| {
+        let request = Request::post(CART, "an order").id(&format!("order-{number}"));
+        let client = &client;
+        async move { client.send(&request).await }
+    }))
+    .await;
+    mesh.proxy("shop/cart-2").process().signal(Signal::SIGCONT);
+    answers.iter().for_each(|answer| answer.passed());
+    let executed = applications[0].requests().len() + applications[1].requests().len();
+    assert_eq!(executed, 40, "each once");
+    let metrics = mesh.proxy("shop/web-1").metrics().await;
+    let made = metrics.sum("weft_outbound_retries_total", &[("outcome", "made")]);
+    assert!(made >= 10.0, "{made} went elsewhere");
+}
+
+#[tokio::test]
 async fn a_replica_that_fails_is_ejected_after_so_many_failures_and_used_again_when_it_recovers() {
     let sections = "loadBalancing: { algorithm: RoundRobin }\n\
                     ejection: { consecutiveFailures: 3, baseTime: 1s, maxTime: 2s, maxPercent: 50 }";
