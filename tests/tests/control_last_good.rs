@@ -171,7 +171,7 @@ async fn what_is_damaged_or_could_be_somebody_elses_is_refused_with_a_reason_and
 /// How much a proxy that was killed has logged.
 fn log_length(mesh: &Mesh, uid: &str) -> usize {
     let log = mesh.proxy(uid).directory().join(format!("{}.log", uid.replace('/', ".")));
-    fs::read_to_string(log).unwrap().len()
+    fs::read_to_string(log).expect("its log").len()
 }
 
 fn kept_of_cart(path: &std::path::Path) -> PathBuf {
