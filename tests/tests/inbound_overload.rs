@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use weft_model::reason::Reason;
 use weft_tests::application::Application;
 use weft_tests::client::{Client, Request, Response};
@@ -55,6 +56,20 @@ impl Shop {
         self.mesh.client("shop/till-1")
     }
 
+    /// A request that is at the cart and stays there until the gate opens.
+    async fn occupied(&self) -> JoinHandle<Response> {
+        let first = send(self.web(), Request::get(CART).field("x-test-gate", "gate"));
+        self.cart.arrived("gate").await;
+        first
+    }
+
+    /// Opens the gate, and one more is served behind the first.
+    async fn free(&self, first: JoinHandle<Response>) {
+        self.cart.open("gate");
+        wait::within("the first is served", first).await.expect("no panic").passed();
+        self.web().get(CART).await.passed();
+    }
+
     /// Waits until so many requests wait for their turn.
     async fn waiting(&self, count: usize) {
         wait::until(&format!("{count} requests wait"), async || {
@@ -82,7 +97,7 @@ impl Shop {
 }
 
 /// Sends on a connection of its own, in the background.
-fn send(client: Client, request: Request) -> tokio::task::JoinHandle<Response> {
+fn send(client: Client, request: Request) -> JoinHandle<Response> {
     wait::spawn(async move { client.send(&request).await })
 }
 
@@ -187,8 +202,7 @@ async fn who_comes_after_a_crowd_is_served_in_turn_with_it() {
 #[tokio::test]
 async fn a_full_queue_refuses_the_crowd_and_makes_room_for_who_comes_alone() {
     let shop = Shop::start("concurrency: { max: 1, queue: 2, wait: 60s }").await;
-    let first = send(shop.web(), Request::get(CART).field("x-test-gate", "gate"));
-    shop.cart.arrived("gate").await;
+    let first = shop.occupied().await;
     let kept = send(shop.web(), Request::get(CART).id("kept"));
     shop.waiting(1).await;
     let last = send(shop.web(), Request::get(CART).id("last"));
@@ -207,32 +221,26 @@ async fn a_full_queue_refuses_the_crowd_and_makes_room_for_who_comes_alone() {
 #[tokio::test]
 async fn nobody_waits_longer_than_may_be_waited_nor_past_its_deadline() {
     let shop = Shop::start("concurrency: { max: 1, queue: 10, wait: 2s }").await;
-    let first = send(shop.web(), Request::get(CART).field("x-test-gate", "gate"));
-    shop.cart.arrived("gate").await;
+    let first = shop.occupied().await;
     shop.web().get(CART).await.refused_with(Reason::QueueTimeout);
     let hurried = Request::get(CART).field("x-envoy-expected-rq-timeout-ms", "200");
     shop.web().send(&hurried).await.refused_with(Reason::RequestTimeout);
     // Whoever left holds no place.
     shop.waiting(0).await;
-    shop.cart.open("gate");
-    wait::within("the first is served", first).await.unwrap().passed();
-    shop.web().get(CART).await.passed();
+    shop.free(first).await;
     assert_eq!(shop.cart.requests().len(), 2, "what was refused never reached the application");
 }
 
 #[tokio::test]
 async fn who_leaves_while_it_waits_holds_no_place() {
     let shop = Shop::start("concurrency: { max: 1, queue: 10, wait: 60s }").await;
-    let first = send(shop.web(), Request::get(CART).field("x-test-gate", "gate"));
-    shop.cart.arrived("gate").await;
+    let first = shop.occupied().await;
     let mut leaves = shop.web().connect().await.unwrap();
     leaves.begin(&Request::get(CART)).await.unwrap();
     shop.waiting(1).await;
     drop(leaves);
     shop.waiting(0).await;
-    shop.cart.open("gate");
-    wait::within("the first is served", first).await.unwrap().passed();
-    shop.web().get(CART).await.passed();
+    shop.free(first).await;
     assert_eq!(shop.cart.requests().len(), 2, "whoever left never reached the application");
 }
 
